@@ -86,8 +86,6 @@ def bench_command(
     """Measure a running endpoint: no profile needed."""
     from harness.artifacts.atomic import write_bytes
     from harness.commands import bench
-    from harness.core.network import Network
-    from harness.profile.load import load_profile_text
 
     options = bench.BenchOptions(
         urls=tuple(bench.base_url(one) for one in url),
@@ -109,10 +107,7 @@ def bench_command(
         usd_per_gpu_h=price,
         api_key_env=api_key_env,
     )
-    key = None if api_key_env is None else bench.api_key(api_key_env)
-    probed = bench.probe(options.urls[0], model, api, key, Network())
-    text = bench.to_yaml(bench.document(options, probed), ["harness", *sys.argv[1:]])
-    profile = load_profile_text(text, source="the profile of these options", name="bench")
+    profile, text = bench.bench_profile(options, ["harness", *sys.argv[1:]])
     if save_profile is not None:
         write_bytes(save_profile, text.encode())
     if dry_run:

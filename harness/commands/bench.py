@@ -23,6 +23,8 @@ from harness.core.errors import PreflightError, ProfileError, ServerError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint
 from harness.core.units import parse_count, parse_duration_s
+from harness.profile.load import load_profile_text
+from harness.profile.schema import Profile
 from harness.server.one_request import client_options, one_token_body, request_once
 from harness.server.ready import listed_models
 
@@ -417,3 +419,15 @@ def to_yaml(profile: Mapping[str, Any], command: Sequence[str]) -> str:
     yaml.dump(dict(profile), stream)
     made_by = shlex.join(" ".join(part.split()) for part in command)
     return f"# Made by: {made_by}\n{stream.getvalue()}"
+
+
+def bench_profile(options: BenchOptions, command: Sequence[str]) -> tuple[Profile, str]:
+    """Probe the endpoint and turn the options into a profile; also its YAML, headed by `command`.
+
+    Raises:
+        HarnessError: as `probe` and `document`.
+    """
+    key = None if options.api_key_env is None else api_key(options.api_key_env)
+    probed = probe(options.urls[0], options.model, options.api, key, Network())
+    text = to_yaml(document(options, probed), command)
+    return load_profile_text(text, source="the profile of these options", name="bench"), text
