@@ -39,7 +39,7 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":  # noqa: ANN401 - any type
 
 
 def json_of(kind: Any) -> Any:  # noqa: ANN401 - any type
-    """Annotation of a value that is already JSON, as `to_json` makes it of a `kind`: for schemas."""
+    """Annotation of a JSON value that `to_json` made of a `kind`, for schemas."""
     from pydantic import GetPydanticSchema
 
     return GetPydanticSchema(lambda _source, handler: handler(kind))

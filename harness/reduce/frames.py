@@ -240,9 +240,8 @@ def _check(name: str, concerns: list[Concern], *, lost: bool) -> None:
 
 def _frame(table: pa.Table, t0_ns: int) -> pd.DataFrame:
     """A table with times on the monotonic clock (`_ns`) as seconds from the run's start (`_s`)."""
-    times = {
-        name: floats(table[name], t0_ns) * _S for name in table.column_names if name.endswith("_ns")
-    }
+    names = [name for name in table.column_names if name.endswith("_ns")]
+    times = {name: floats(table[name], t0_ns) * _S for name in names}
     frame: pd.DataFrame = table.drop_columns(names).to_pandas(types_mapper=_COUNTS.get)
     return frame.assign(**{f"{name.removesuffix('_ns')}_s": at for name, at in times.items()})
 

@@ -157,7 +157,7 @@ class Factor:
         span = f" ({human_number(low)} to {human_number(high)}, P5 to P95)" if self.spread else ""
         return f"{self.title}: {human_number(self.value)}{span}; {self.source}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> "FactorJson":
         low, high = self.ends()
         return {
             "title": self.title,
@@ -233,7 +233,7 @@ class FleetEstimate:
     def figure(self, key: str) -> FleetFigure:
         return next(figure for figure in self.figures if figure.key == key)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> "EstimateJson":
         return {
             "schema_version": 1,
             "run_id": self.run_id,
