@@ -52,7 +52,7 @@ def test_golden_files_are_valid() -> None:
         ("summary", ("schema_version",), SCHEMA_VERSION + 1),
         ("summary", ("verdict", "status"), "splendid"),
         ("summary", ("server",), "many"),
-        ("manifest", ("plan", "planned_requests"), "many"),
+        ("manifest", ("seed",), "many"),
         ("comparison", ("metrics", 0, "key"), None),
         ("fleet", ("cases", 0, "estimate", "factors"), []),
     ],
@@ -73,4 +73,4 @@ def test_a_stale_schema_fails_the_check(
     monkeypatch.setattr(json_schemas, "FOLDER", tmp_path / "schemas")
     assert generate.main(["--check"]) == 1
     assert not (tmp_path / "schemas").exists()
-    assert capsys.readouterr().err.count("stale") == len(NAMES)
+    assert len(capsys.readouterr().err.splitlines()) == len(NAMES)
