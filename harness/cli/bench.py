@@ -161,7 +161,6 @@ def bench_command(
 
     from harness.artifacts.atomic import write_bytes
     from harness.commands import bench
-    from harness.server.detect import OPTIONS, detect
 
     options = bench.BenchOptions(
         urls=tuple(bench.base_url(one) for one in url),
@@ -185,10 +184,7 @@ def bench_command(
         ca_file=None if ca_file is None else bench.existing(ca_file, "--ca-file"),
         headers=bench.headers(header or ()),
     )
-    key = None if api_key_env is None else bench.api_key(api_key_env)
-    probed = detect(options.urls[0], model, api, key, options.network, OPTIONS)
-    text = bench.to_yaml(bench.document(options, probed), ["harness", *sys.argv[1:]])
-    profile = bench.load(text)
+    profile, text = bench.bench_profile(options, ["harness", *sys.argv[1:]])
     if save_profile is not None:
         write_bytes(save_profile, text.encode())
     if dry_run:

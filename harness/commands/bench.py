@@ -23,7 +23,7 @@ from harness.core.records import Api
 from harness.core.units import parse_count, parse_duration_s
 from harness.profile.load import load_profile_text
 from harness.profile.schema import Profile
-from harness.server.detect import Detected
+from harness.server.detect import OPTIONS, Detected, detect
 
 WORKLOADS: Final = ("chat", "claude-chat", "claude-code", "doc-qa", "thinking", "batch")
 
@@ -431,3 +431,15 @@ def to_yaml(profile: Mapping[str, Any], command: Sequence[str]) -> str:
     yaml.dump(dict(profile), stream)
     made_by = shlex.join(" ".join(part.split()) for part in command)
     return f"# Made by: {made_by}\n{stream.getvalue()}"
+
+
+def bench_profile(options: BenchOptions, command: Sequence[str]) -> tuple[Profile, str]:
+    """Probe the endpoint and turn the options into a profile; also its YAML, headed by `command`.
+
+    Raises:
+        HarnessError: as `detect` and `document`.
+    """
+    key = None if options.api_key_env is None else api_key(options.api_key_env)
+    probed = detect(options.urls[0], options.model, options.api, key, options.network, OPTIONS)
+    text = to_yaml(document(options, probed), command)
+    return load(text), text

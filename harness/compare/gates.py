@@ -93,7 +93,7 @@ class GateResult:
     side: str
     threshold: Annotated[
         Threshold,
-        PlainSerializer(attrgetter("text")),
+        PlainSerializer(attrgetter("text"), return_type=str),
         PlainValidator(parse_threshold),
         Field(alias="gate"),
     ]

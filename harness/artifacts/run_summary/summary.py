@@ -16,7 +16,7 @@ from harness.artifacts.typed_json import Number, from_json, loads, read_lenientl
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Status
 
-_OPTIONAL: Final = ("server", "rosetta", "quality")
+OPTIONAL: Final = ("server", "rosetta", "quality")
 """Blocks that are {} in JSON if absent."""
 
 
@@ -253,7 +253,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     raw: dict[str, Any] = to_json(summary)
     idle = raw["energy"]["idle"]
     raw["energy"]["idle"] = {key: value for key, value in idle.items() if value is not None}
-    return raw | {key: raw[key] or {} for key in _OPTIONAL}
+    return raw | {key: raw[key] or {} for key in OPTIONAL}
 
 
 _BARE: Final[dict[str, Any]] = {
@@ -302,7 +302,7 @@ def read_summary(path: Path, *, lenient: bool = False) -> Summary:
             cause="it is from a newer harness or damaged",
             next_step=f"{again}, or upgrade this harness",
         )
-    absent = {key: None for key in _OPTIONAL if not raw.get(key)}
+    absent = {key: None for key in OPTIONAL if not raw.get(key)}
     if lenient:
         return read_leniently(Summary, raw | absent, _BARE, where=path, next_step=again)
     return from_json(Summary, raw | absent, "summary", where=path, next_step=again)
