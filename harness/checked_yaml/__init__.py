@@ -1,3 +1,3 @@
-"""YAML that people write: text in, a value of a pydantic type out, or every error with its place
+"""Check YAML files that people write: a value of a pydantic type, or every error with its place
 and its fix.
 """

@@ -1,5 +1,5 @@
-"""Data -> a value of a type, or every problem that a person can act on: where, what, and the fix.
-No word of pydantic's comes through.
+"""Validate data against a type: a value, or every problem with its place and its fix, in our own
+words instead of pydantic's.
 """
 
 import copy
@@ -17,25 +17,23 @@ from harness.checked_yaml.source import Data, Source
 
 T = TypeVar("T")
 Rules = Callable[[T], Iterable[Violation]]
-"""What single keys cannot say: combinations that are impossible. Rules see a value whose keys are
-each right by themselves.
-"""
+"""Find impossible combinations of keys that are each valid by themselves."""
 
 _PASSES: Final = 4
-"""Each pass repairs what the one before found, so that errors behind errors show too: kinds, kinds
+"""Each pass repairs what the previous one found, which uncovers errors behind errors: kinds, kinds
 inside them, what cannot be repaired in place, and the value that rules see.
 """
 _SHOWN: Final = 60
 
 
 def check(source: Source, root: type[T], rules: Rules[T] | None = None) -> T:
-    """The value that a document holds.
+    """Validate a document.
 
-    What is wrong is repaired in a copy and asked again, since a wrong `kind` hides the errors
-    behind it, and a wrong key those of combinations.
+    Errors are repaired in a copy, which is validated again: a wrong `kind` hides the errors behind
+    it, and a wrong key those of combinations.
 
     Raises:
-        InvalidYamlError: everything that is wrong.
+        InvalidYamlError: with every error.
     """
     found = _Findings(source, root)
     value: T | None = found.value()
@@ -48,8 +46,6 @@ def check(source: Source, root: type[T], rules: Rules[T] | None = None) -> T:
 
 
 class _Findings:
-    """What is wrong with a document, found in a copy that is repaired on the way."""
-
     def __init__(self, source: Source, root: shape.Annotation) -> None:
         self._source = source
         self._root = root
@@ -58,7 +54,7 @@ class _Findings:
         self._repaired: list[Path] = []
 
     def value(self) -> Any:  # noqa: ANN401 - of the type of the root
-        """What the repaired copy holds; None where it cannot be repaired."""
+        """The repaired copy; None if it cannot be repaired."""
         adapter = TypeAdapter(self._root)
         for _ in range(_PASSES):
             try:
@@ -71,9 +67,9 @@ class _Findings:
         return None
 
     def _take(self, detail: ErrorDetails) -> bool:
-        """Note an error and repair it; whether that changed anything."""
+        """Record an error and repair it; True if the repair changed anything."""
         if detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]:
-            # pydantic counts the items that passed; those that did not have errors of their own
+            # pydantic counts the items that passed; the others have errors of their own
             return False
         path, annotation = shape.yaml_path(detail["loc"], self._root)
         if not any(_related(path, old) for old in self._repaired):
@@ -100,23 +96,21 @@ class _Findings:
         self._found.setdefault((path, what), Problem(self._source.place(path), path, what, fix))
 
     def add_violation(self, violation: Violation) -> None:
-        """Note an impossible combination, unless it rests on a key that is wrong by itself."""
+        """Record an impossible combination, unless one of its keys is wrong by itself."""
         paths = (violation.path, *violation.rests_on)
         if not any(_related(path, old) for old in self._repaired for path in paths):
             self._add(violation.path, violation.what, violation.fix)
 
     def problems(self) -> list[Problem]:
-        """Each once: a misspelt key is missing as well."""
-        found = list(self._found.values())
+        """Each problem once: the key that a misspelled one stands for is not also missing."""
+        found = self._found.values()
         meant = {
             (*problem.keys[:-1], key)
             for problem in found
             for key in shape.keys_by_name(self._root)
             if problem.fix == _did_you_mean(key)
         }
-        return [
-            problem for problem in found if problem.what != _MISSING or problem.keys not in meant
-        ]
+        return [one for one in found if one.what != _MISSING or one.keys not in meant]
 
 
 _MISSING: Final = "is missing"
@@ -145,17 +139,20 @@ def _explain(
         case "extra_forbidden":
             return _unknown_key(path, data, root)
         case "missing":
-            return _MISSING, _add(str(path[-1]), annotation)
+            words = [f"`{path[-1]}: {word}`" for word in shape.allowed(annotation)]
+            return _MISSING, f"add {' or '.join(words)}" if words else (
+                f"add `{path[-1]}`: {shape.describe(annotation)}"
+            )
         case "union_tag_not_found" | "union_tag_invalid":
             return _wrong_kind(detail, annotation)
         case "string_pattern_mismatch":
-            return f"{shown(detail['input'])} does not fit", (
+            return f"{_shown(detail['input'])} has the wrong format", (
                 _correction(annotation) or f"it must match {detail['ctx']['pattern']}"
             )
         case "string_too_long":
             return f"is longer than {detail['ctx']['max_length']} characters", "shorten it"
         case "string_unicode":
-            return "holds half of a surrogate pair, which is no text", "write the character itself"
+            return "contains half of a surrogate pair", "write the character itself"
         case "value_error":
             return _own_message(detail, annotation)
         case _:
@@ -163,58 +160,44 @@ def _explain(
 
 
 def _correction(annotation: shape.Annotation) -> str | None:
-    """What the type itself says to write."""
-    said = [item.text for item in shape.metadata_of(annotation) if isinstance(item, Correction)]
-    return said[0] if said else None
+    metadata = shape.metadata_of(annotation)
+    return next((item.text for item in metadata if isinstance(item, Correction)), None)
 
 
 def _own_message(detail: ErrorDetails, annotation: shape.Annotation) -> tuple[str, str]:
     message = str(detail["ctx"]["error"])
     value = detail["input"]
     if not isinstance(value, dict | list) and str(value) not in message:
-        message = f"{message}; it is {shown(value)}"
+        message = f"{message}; it is {_shown(value)}"
     return message, _correction(annotation) or f"write {shape.describe(annotation)}"
 
 
 def _wrong_value(value: object, annotation: shape.Annotation) -> tuple[str, str]:
-    wanted = shape.describe(annotation)
+    required = shape.describe(annotation)
     if value is None:
-        return "is empty", f"write {wanted}, or remove the line"
+        return "is empty", f"write {required}, or remove the line"
     if value == [] or value == ():
-        return "is an empty list", f"write {wanted}"
-    what = f"must be {wanted}; it is {shown(value)}"
-    words = shape.allowed(annotation)
-    near = difflib.get_close_matches(str(value), words, n=1)
-    if near:
-        return what, f"did you mean `{near[0]}`?"
-    if words and shape.describe(annotation) == shape.choices(annotation):
-        return what, f"write {shape.choices(annotation)}"
-    plain = shape.plain(annotation)
-    if plain is bool and str(value).lower() in {"yes", "no", "on", "off", "y", "n"}:
-        return (
-            what,
-            (
-                f"write {'true' if str(value).lower() in {'yes', 'on', 'y'} else 'false'}: YAML 1.2"
-                " knows no yes and no"
-            ),
-        )
+        return "is an empty list", f"write {required}"
+    what = f"must be {required}; it is {_shown(value)}"
+    if near := difflib.get_close_matches(str(value), shape.allowed(annotation), n=1):
+        return what, _did_you_mean(near[0])
+    plain, lower = shape.plain(annotation), str(value).lower()
+    if plain is bool and lower in {"yes", "no", "on", "off", "y", "n"}:
+        meant = "true" if lower in {"yes", "on", "y"} else "false"
+        return what, f"write {meant}: YAML 1.2 has no yes and no"
     if isinstance(value, bool | int | float) and (
         plain is str or shape.value_of(annotation) is str
     ):
-        return what, f'quote it: "{str(value).lower() if isinstance(value, bool) else value}"'
+        return what, f'quote it: "{lower if isinstance(value, bool) else value}"'
     if shape.item_of(annotation) is not None and not isinstance(value, dict | list):
         return what, f"write a list: [{value}]"
-    if isinstance(value, str) and plain in {int, float} and _is_number(value):
+    if isinstance(value, str) and plain in {int, float} and value.strip()[:1].isdigit():
         return what, f"write it without quotes or suffix, as in {1 if plain is int else 1.5}"
-    return what, f"write {wanted}"
+    return what, f"write {required}"
 
 
-def _is_number(text: str) -> bool:
-    return text.strip()[:1].isdigit()
-
-
-def shown(value: object) -> str:
-    """A value as it might stand in YAML, cut to a line."""
+def _shown(value: object) -> str:
+    """A value as YAML would show it, cut to one line."""
     match value:
         case dict():
             return "a mapping"
@@ -231,43 +214,31 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
-def _add(key: str, annotation: shape.Annotation) -> str:
-    words = shape.allowed(annotation)
-    if words:
-        return "add " + " or ".join(f"`{key}: {word}`" for word in words)
-    return f"add `{key}`: {shape.describe(annotation)}"
-
-
 def _wrong_kind(detail: ErrorDetails, annotation: shape.Annotation) -> tuple[str, str]:
     variants = shape.variants_of(annotation)
-    guess = _guess_kind(detail["input"], variants)
+    value = detail["input"]
     kinds = ", ".join(f"`{kind}`" for kind in variants)
-    suggestion = f"`kind: {guess}`? " if guess is not None else ""
+    meant = _meant_kind(value, variants)
+    suggestion = f"did you mean `kind: {meant}`? " if meant else ""
     if detail["type"] == "union_tag_not_found":
-        if not isinstance(detail["input"], dict):
+        if not isinstance(value, dict):
             return (
-                f"must be {shape.describe(annotation)}; it is {shown(detail['input'])}",
+                f"must be {shape.describe(annotation)}; it is {_shown(value)}",
                 f"write `kind: …` below it; kinds are {kinds}",
             )
-        return (
-            "has no `kind`",
-            f"{f'did you mean {suggestion}' if suggestion else 'add one. '}Kinds are {kinds}",
-        )
-    kind = detail["input"].get("kind") if isinstance(detail["input"], dict) else detail["input"]
-    near = difflib.get_close_matches(str(kind), variants, n=1)
-    meant = near[0] if near else guess
-    return (
-        f"there is no kind {shown(kind)} here",
-        f"{f'did you mean `kind: {meant}`? ' if meant else ''}Kinds are {kinds}",
-    )
+        return "has no `kind`", f"{suggestion or 'add one. '}Kinds are {kinds}"
+    kind = value.get("kind") if isinstance(value, dict) else value
+    return f"unknown kind {_shown(kind)}", f"{suggestion}Kinds are {kinds}"
 
 
-def _guess_kind(value: object, variants: Mapping[str, type[Strict]]) -> str | None:
-    """The variant that has most of the keys that were written; None where none has more than
-    another.
+def _meant_kind(value: object, variants: Mapping[str, type[Strict]]) -> str | None:
+    """The variant with a name near the written `kind`; else the one that has most of the written
+    keys, or None if several have as many.
     """
     if not isinstance(value, dict):
         return None
+    if near := difflib.get_close_matches(str(value.get("kind", "")), variants, n=1):
+        return near[0]
     scores = {
         kind: sum(key in model.model_fields for key in value if key != "kind")
         for kind, model in variants.items()
@@ -284,17 +255,15 @@ def _unknown_key(path: Path, data: Data, root: shape.Annotation) -> tuple[str, s
     key, section = str(path[-1]), _at(data, path[:-1])
     here = _section_fields(path[:-1], section, root)
     valid = [name for name in here if name != "kind"] + (["kind"] if "kind" in here else [])
-    return (
-        "is not a key here",
-        _suggestion(key, path, section, valid, root) or f"remove it; keys here: {', '.join(valid)}",
-    )
+    fix = _suggestion(key, path, section, valid, root)
+    return "unknown key", fix or f"remove it; keys here: {', '.join(valid)}"
 
 
 def _suggestion(
     key: str, path: Path, section: Data, valid: list[str], root: shape.Annotation
 ) -> str | None:
-    """The key that was meant: a near one of this section, the same one elsewhere, a near one
-    elsewhere.
+    """The key that was probably meant: in this section, of the same name elsewhere, or a similar
+    one elsewhere.
     """
     known = shape.keys_by_name(root)
     absent = [name for name in valid if not (isinstance(section, dict) and name in section)]
@@ -303,25 +272,20 @@ def _suggestion(
         kinds = [kind for dotted, kind in known[key] if dotted == here and kind is not None]
         if kinds:
             return f"`{key}` belongs to `kind: {'` or `'.join(kinds)}`"
-        near = _close(key, absent, 0.8)
-        if near:
+        if near := _close(key, absent, 0.8):
             return _did_you_mean(near)
         places = dict.fromkeys(_under(dotted, kind) for dotted, kind in known[key])
         return f"`{key}` belongs at {' or '.join(list(places)[:3])}"
-    near = _close(key, absent, 0.6) or _close(key, valid, 0.6)
-    if near:
+    if near := _close(key, absent, 0.6) or _close(key, valid, 0.6):
         return _did_you_mean(near)
     elsewhere = _close(key, list(known), 0.75)
     return f"did you mean {_under(*known[elsewhere][0])}?" if elsewhere else None
 
 
 def _close(key: str, names: list[str], cutoff: float) -> str | None:
-    """The nearest name; units are what people forget, so `window` and `window_ms` are near
-    `window_s`.
-    """
+    """The nearest name. People forget units, so `window` and `window_ms` are near `window_s`."""
     stem = key.replace("-", "_").lower()
-    near = difflib.get_close_matches(stem, names, n=1, cutoff=cutoff)
-    if near:
+    if near := difflib.get_close_matches(stem, names, n=1, cutoff=cutoff):
         return near[0]
     stems = {name.rsplit("_", 1)[0]: name for name in names if "_" in name}
     near = difflib.get_close_matches(stem.rsplit("_", 1)[0], stems, n=1, cutoff=max(cutoff, 0.8))
@@ -333,26 +297,23 @@ def _under(dotted: str, kind: str | None) -> str:
 
 
 def _section_fields(path: Path, section: Data, root: shape.Annotation) -> list[str]:
-    """Keys of the section at a path, as the document chooses its variants."""
-    for annotation in shape.annotations_at(path, root)[:1]:
-        variants = shape.variants_of(annotation)
-        kind = section.get("kind") if variants and isinstance(section, dict) else None
-        model = variants.get(str(kind)) if variants else shape.model_of(annotation)
-        return shape.keys_of(model) if model is not None else []
-    return []
+    """Keys of the section at a path, of the variant that the document chooses."""
+    annotation = next(iter(shape.annotations_at(path, root)), None)
+    variants = shape.variants_of(annotation)
+    kind = section.get("kind") if variants and isinstance(section, dict) else None
+    model = variants.get(str(kind)) if variants else shape.model_of(annotation)
+    return shape.keys_of(model) if model is not None else []
 
 
-# --- repairs, to see what else is wrong ---
+# --- repairs, which uncover further errors ---
 
 
-def _at(data: Data, path: Path) -> Data:
-    here: Data = data
+def _at(data: Data, path: Path) -> Any:  # noqa: ANN401 - part of a document
+    here: Any = data
     for part in path:
-        if isinstance(here, dict) and part in here:
-            here = here[str(part)]
-        elif isinstance(here, list) and isinstance(part, int) and 0 <= part < len(here):
+        try:
             here = here[part]
-        else:
+        except (LookupError, TypeError):
             return None
     return here
 
@@ -364,18 +325,15 @@ def _repair(
     detail: ErrorDetails,
     root: shape.Annotation,
 ) -> Path | None:
-    """Change a copy so that this error is gone: the path of which nothing more can be said, or None
-    if nothing could be done.
+    """Remove an error from the copy. Returns the changed path, below which later errors are
+    ignored, or None if nothing could be changed.
     """
     if detail["type"] in {"union_tag_not_found", "union_tag_invalid"}:
         section = _at(data, path)
-        variants = shape.variants_of(annotation)
-        if isinstance(section, dict):
-            near = difflib.get_close_matches(str(section.get("kind")), variants, n=1)
-            kind = near[0] if near else _guess_kind(section, variants)
-            if kind is not None and kind != section.get("kind"):
-                section["kind"] = kind
-                return (*path, "kind")
+        kind = _meant_kind(section, shape.variants_of(annotation))
+        if isinstance(section, dict) and kind is not None and kind != section.get("kind"):
+            section["kind"] = kind
+            return (*path, "kind")
     elif detail["type"] != "extra_forbidden" and annotation is not None and _required(path, root):
         filler = _filler(annotation)
         parent = _at(data, path[:-1])
@@ -386,7 +344,7 @@ def _repair(
 
 
 def _required(path: Path, root: shape.Annotation) -> bool:
-    """Whether no variant of the section lets the key out."""
+    """Whether every variant of the section that has the key requires it."""
     fields = [
         section.model_fields[str(path[-1])]
         for annotation in shape.annotations_at(path[:-1], root)
@@ -397,9 +355,8 @@ def _required(path: Path, root: shape.Annotation) -> bool:
 
 
 def _filler(annotation: shape.Annotation) -> Data:
-    """Some valid value; None where there is no obvious one."""
-    words = shape.allowed(annotation)
-    if words:
+    """Any valid value; None if there is no obvious one."""
+    if words := shape.allowed(annotation):
         return words[0]
     plain = shape.plain(annotation)
     fillers: dict[object, Data] = {int: 1, float: 1, str: "x", bool: False}
@@ -407,8 +364,8 @@ def _filler(annotation: shape.Annotation) -> Data:
 
 
 def _drop(data: Data, path: Path) -> bool:
-    """Remove the nearest key on the way up; items of lists stay, since the places of their
-    neighbours would shift.
+    """Remove the nearest key on the way up. Items of lists stay, since the places of those after
+    them would shift.
     """
     for length in range(len(path), 0, -1):
         parent, key = _at(data, path[: length - 1]), path[length - 1]

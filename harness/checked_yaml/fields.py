@@ -1,6 +1,6 @@
-"""Kinds of values in YAML files: lengths of time, counts, sizes, texts; and the base of sections.
+"""Value types of YAML files (durations, counts, sizes, text) and the base class of sections.
 
-Lengths of time, counts and sizes take plain suffixes (`30s`, `2m`, `16k`, `4GiB`).
+Durations, counts and sizes take suffixes: `30s`, `2m`, `16k`, `4GiB`.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,17 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from harness.core.units import parse_bytes, parse_count, parse_duration_s
 
 _LARGEST: Final = 10**15
-"""Bound of counts and sizes: everything later fits into 64 bits with room for nanoseconds."""
+"""Limit of counts and sizes, so that results fit into 64 bits."""
 _LONGEST_TEXT: Final = 64
-"""Characters of a number with its suffix; bounds the time that reading it takes."""
+"""Characters of a number with its suffix; limits the time to parse it."""
 _LONGEST_S: Final = 10.0 * 365 * 86400
-"""Bound of lengths of time: ten years, so that nanoseconds fit into 64 bits."""
+"""Limit of durations: ten years, so that nanoseconds fit into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a value with a suffix is written: for messages and the reference.
-
-    Attributes:
-        text: what it is.
-        example: one value as a person would write it.
+    """How a value with a suffix is written: `text` describes it, `example` is a typical one. Used
+    in messages and the reference.
     """
 
     text: str
@@ -36,14 +33,14 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What to write in place of text that does not fit."""
+    """The fix for text of the wrong format."""
 
     text: str
 
 
 FROM_KEY: Final = "from_key"
-"""Marks the field of a section that holds the name under which it stands in the file, and that is
-no key of the section itself.
+"""Marks a field that gets the section's name, the key above it in the file. It is not a key of the
+section itself.
 """
 Name = Annotated[str, FROM_KEY]
 
@@ -51,52 +48,37 @@ Name = Annotated[str, FROM_KEY]
 def _suffixed(
     parse: Callable[[Any], float], form: Form, largest: float
 ) -> Callable[[object], float]:
-    """A validator that tells text and numbers from everything else before it parses."""
-
     def validate(value: object) -> float:
+        example = f"{form.text} such as {form.example}"
         if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise ValueError(f"must be {form.text} such as {form.example}")
+            raise ValueError(f"must be {example}")
         if isinstance(value, str) and len(value) > _LONGEST_TEXT:
-            raise ValueError(f"is longer than any number; write {form.text} such as {form.example}")
-        if isinstance(value, int) and abs(value) > largest:
-            raise ValueError(f"is beyond {largest:,.0f}")
-        result = parse(value)
-        if result > largest:
-            raise ValueError(f"is beyond {largest:,.0f}")
+            raise ValueError(f"is too long for a number; write {example}")
+        # a huge int is refused before `parse` makes it a float
+        if (isinstance(value, int) and abs(value) > largest) or (result := parse(value)) > largest:
+            raise ValueError(f"must be at most {largest:,.0f}")
         return result
 
     return validate
 
 
-TIME: Final = Form("a length of time", "30s")
+TIME: Final = Form("a duration", "30s")
 _COUNT: Final = Form("a whole count", "16k")
 _BYTES: Final = Form("a size", "4GiB")
 seconds_of = _suffixed(parse_duration_s, TIME, _LONGEST_S)
 _count = _suffixed(parse_count, _COUNT, _LARGEST)
 _bytes = _suffixed(parse_bytes, _BYTES, _LARGEST)
 
-_NUMBER = r"^\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
-TIME_SCHEMA: Final = {
-    "anyOf": [
-        {"type": "number", "minimum": 0},
-        {"type": "string", "pattern": _NUMBER + r"(us|ms|s|m|min|h|d)?\s*$"},
-    ]
-}
-_COUNT_SCHEMA: Final = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0},
-        {"type": "string", "pattern": _NUMBER + r"(k|M|ki|Ki|Mi)?\s*$"},
-    ]
-}
-_BYTES_SCHEMA: Final = {
-    "anyOf": [
-        {"type": "integer", "minimum": 0},
-        {"type": "string", "pattern": _NUMBER + r"([kKMGT]B|[KMGT]iB|B)\s*$"},
-    ]
-}
-AMOUNT_SCHEMA: Final = {
-    "anyOf": [{"type": "number"}, {"type": "string", "pattern": _NUMBER + r"[A-Za-z]*\s*$"}]
-}
+
+def _schema(bare: dict[str, object], suffix: str) -> dict[str, object]:
+    number = r"^\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*"
+    return {"anyOf": [bare, {"type": "string", "pattern": rf"{number}{suffix}\s*$"}]}
+
+
+TIME_SCHEMA: Final = _schema({"type": "number", "minimum": 0}, "(us|ms|s|m|min|h|d)?")
+_COUNT_SCHEMA: Final = _schema({"type": "integer", "minimum": 0}, "(k|M|ki|Ki|Mi)?")
+_BYTES_SCHEMA: Final = _schema({"type": "integer", "minimum": 0}, "([kKMGT]B|[KMGT]iB|B)")
+AMOUNT_SCHEMA: Final = _schema({"type": "number"}, "[A-Za-z]*")
 
 
 def _at_least_one(value: int) -> int:
@@ -107,15 +89,9 @@ def _at_least_one(value: int) -> int:
 
 Seconds = Annotated[float, BeforeValidator(seconds_of), WithJsonSchema(TIME_SCHEMA), TIME]
 Count = Annotated[int, BeforeValidator(_count), WithJsonSchema(_COUNT_SCHEMA), _COUNT]
-CountFromOne = Annotated[
-    int,
-    BeforeValidator(_count),
-    AfterValidator(_at_least_one),
-    WithJsonSchema(_COUNT_SCHEMA),
-    _COUNT,
-]
+CountFromOne = Annotated[Count, AfterValidator(_at_least_one)]
 Bytes = Annotated[int, BeforeValidator(_bytes), WithJsonSchema(_BYTES_SCHEMA), _BYTES]
-# YAML already knows numbers, text and booleans apart: `concurrency: true` or
+# YAML distinguishes numbers, text and booleans, so `concurrency: true` and
 # `prefix_caching: "yes"` are mistakes, not 1 and true.
 Whole = Annotated[int, Field(strict=True)]
 Number = Annotated[float, Field(strict=True)]
@@ -154,7 +130,7 @@ HttpUrlText = Annotated[
 
 
 class Strict(BaseModel):
-    """Base of every section: unknown keys are errors and nothing changes after loading."""
+    """Base of every section: unknown keys are errors, and values are frozen."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False

@@ -1,4 +1,4 @@
-"""A YAML file -> a value of a type, or every error at once, each with its place and its fix."""
+"""Load a YAML file as a value of a type. All errors are reported at once, with places and fixes."""
 
 import difflib
 from pathlib import Path
@@ -14,20 +14,15 @@ from harness.core.errors import ProfileError
 T = TypeVar("T")
 
 MAX_BYTES: Final = 1024 * 1024
-"""Size of a file; ready-made profiles have some 2 kB, the largest data file 14 kB."""
+"""Size of a file. Shipped profiles have about 2 kB, the largest data file 14 kB."""
 
 
 def load_text(text: str, name: str, root: type[T], rules: Rules[T] | None = None) -> T:
-    """Read a value from YAML text.
-
-    Args:
-        text: YAML.
-        name: what messages call it.
-        root: type of the whole document: a section, or a mapping or list of sections.
-        rules: what single keys cannot say.
+    """Read a value of type `root` (a section, or a mapping or list of sections) from YAML text.
+    `name` is for messages; `rules` check combinations of keys.
 
     Raises:
-        InvalidYamlError: everything that is wrong with it.
+        InvalidYamlError: with every error.
     """
     document = read(text, name)
     expect_form(document, root)
@@ -35,28 +30,19 @@ def load_text(text: str, name: str, root: type[T], rules: Rules[T] | None = None
 
 
 def expect_form(document: Source, root: shape.Annotation, example: str | None = None) -> None:
-    """Refuse a document that is empty or has another outer form than a type asks for.
-
-    Args:
-        document: what was read.
-        root: type of the whole document.
-        example: how to begin such a file.
+    """Check that a document is a list or a mapping, as its type `root` requires, and name its
+    sections (`FROM_KEY`). `example` is a fix that shows how to begin such a file.
 
     Raises:
-        InvalidYamlError: it has.
+        InvalidYamlError: it is empty or has the wrong form.
     """
-    wanted = list if shape.item_of(root) is not None else dict
-    if not isinstance(document.data, wanted) or not document.data:
-        form = "a list" if wanted is list else "a mapping of keys to values"
-        what = f"must be {form}" if document.data not in (None, {}, []) else "is empty"
+    form = list if shape.item_of(root) is not None else dict
+    if not isinstance(document.data, form) or not document.data:
+        required = "a list" if form is list else "a mapping of keys to values"
+        what = f"must be {required}" if document.data not in (None, {}, []) else "is empty"
         fix = example or f"write {shape.describe(root)}"
         place = Place(document.name, 1, 1)
         raise InvalidYamlError(document.name, [Problem(place, (), what, fix)])
-    _name_sections(document, root)
-
-
-def _name_sections(document: Source, root: shape.Annotation) -> None:
-    """Give each named section of a document its name, where its type has a field for it."""
     model = shape.model_of(shape.value_of(root))
     fields = model.model_fields if model is not None else {}
     for field in (name for name in fields if FROM_KEY in fields[name].metadata):
@@ -65,48 +51,40 @@ def _name_sections(document: Source, root: shape.Annotation) -> None:
             if isinstance(section, dict):
                 if field in section:
                     path = (name, field)
-                    fix = "remove it: the name above the section is meant"
-                    problem = Problem(document.place(path), path, "is not a key here", fix)
+                    fix = "remove it: the name above the section is used"
+                    problem = Problem(document.place(path), path, "unknown key", fix)
                     document.problems.append(problem)
                 section[field] = name
 
 
-def read_file(path: Path, wanted: str, examples: Path | None = None) -> str:
-    """The text of a file.
-
-    Args:
-        path: YAML, at most `MAX_BYTES`.
-        wanted: what it should be, in words: "a profile".
-        examples: folder that has some.
+def read_file(path: Path, form: str, examples: Path | None = None) -> str:
+    """The text of a YAML file of at most `MAX_BYTES`. `form` is what it should be, in words ("a
+    profile"); `examples` is a folder with examples.
 
     Raises:
-        ProfileError: no such file, not readable, too large, no UTF-8.
+        ProfileError: not found, not readable, too large, or not UTF-8.
     """
-    give = f"give the path of {wanted}"
+    give = f"give the path of {form}"
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise ProfileError(
-            f"there is no file {path}",
+            f"{path} not found",
             cause=_nearest_file(path, examples),
             next_step=f"{give}; {examples}/ has examples" if examples is not None else give,
         ) from error
     except IsADirectoryError as error:
         names = ", ".join(sorted(file.name for file in path.glob("*.y*ml"))[:6])
-        raise ProfileError(
-            f"{path} is a folder",
-            next_step=f"give one of its files: {names or 'it holds no *.yaml'}",
-        ) from error
+        step = f"give one of its files: {names or 'it has no *.yaml'}"
+        raise ProfileError(f"{path} is a folder", next_step=step) from error
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ProfileError(
-            f"cannot read {path}: {reason}", next_step="check the path and its permissions"
-        ) from error
+        what = f"cannot read {path}: {getattr(error, 'strerror', None) or error}"
+        raise ProfileError(what, next_step="check the path and its permissions") from error
     if len(raw) > MAX_BYTES:
         raise ProfileError(
             f"{path} is larger than {MAX_BYTES // 1024} KiB",
-            cause=f"this is not {wanted}",
+            cause=f"it is not {form}",
             next_step=give,
         )
     try:
@@ -115,16 +93,14 @@ def read_file(path: Path, wanted: str, examples: Path | None = None) -> str:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ProfileError(
             f"{path}:{line}: is not UTF-8 text",
-            cause="saved in another encoding, or no text at all",
+            cause="it has another encoding or is not text",
             next_step="save it as UTF-8",
         ) from error
 
 
 def _nearest_file(path: Path, examples: Path | None) -> str | None:
-    for folder in (path.parent, examples):
-        if folder is not None and folder.is_dir():
-            names = {file.stem: file for file in sorted(folder.glob("*.y*ml"))[:1000]}
-            near = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.5)
-            if near:
-                return f"did you mean {names[near[0]]}?"
+    for folder in (path.parent, *([examples] if examples is not None else ())):
+        names = {file.stem: file for file in sorted(folder.glob("*.y*ml"))[:1000]}
+        if near := difflib.get_close_matches(path.stem, names, n=1, cutoff=0.5):
+            return f"did you mean {names[near[0]]}?"
     return None

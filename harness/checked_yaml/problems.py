@@ -1,4 +1,4 @@
-"""What is wrong with a YAML text: where, which key, what, and the fix."""
+"""Errors in YAML text: place, key, what is wrong, and the fix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +11,11 @@ Path: TypeAlias = tuple[str | int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written.
+    """A place in a file, or a `--set` of the command line.
 
     Attributes:
-        source: the file as messages call it, or the `--set` of the command line.
-        line: from 1; None for a `--set`, which has no lines.
-        column: from 1.
+        source: the file's name in messages, or the `--set`.
+        line: from 1; None for a `--set`.
     """
 
     source: str
@@ -29,13 +28,11 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong.
+    """One error.
 
     Attributes:
-        place: where it was written, or the section that it is missing from.
-        keys: path of the key; empty for the whole text.
-        what: what is wrong.
-        fix: what to do.
+        place: of the key, or of the section that lacks it.
+        keys: path of the key; empty for the complete text.
     """
 
     place: Place
@@ -48,7 +45,7 @@ class Problem:
 
     @property
     def where(self) -> str:
-        """`file:line:column`, or the `--set` that brought it in."""
+        """`file:line:column`, or the `--set`."""
         return str(self.place)
 
     @property
@@ -58,21 +55,21 @@ class Problem:
 
     @property
     def headline(self) -> str:
-        """Where and what, in one line."""
+        """Place, key and what is wrong, in one line."""
         return ": ".join(part for part in (self.where, self.path, self.what) if part)
 
     @property
     def order(self) -> tuple[int, int]:
-        """Sorts problems as they stand in the file, overrides last."""
+        """Sort key: the order in the file, overrides last."""
         return (2**31 if self.place.line is None else self.place.line, self.place.column or 0)
 
 
 class InvalidYamlError(ProfileError):
-    """A file or an override is wrong (exit 2).
+    """A file or an override has errors (exit 2).
 
     Args:
-        name: what was read, as messages call it.
-        problems: everything that is wrong, in the order of the file.
+        name: the file's name in messages.
+        problems: every error, in the order of the file.
     """
 
     def __init__(self, name: str, problems: Sequence[Problem]) -> None:
@@ -82,21 +79,21 @@ class InvalidYamlError(ProfileError):
         else:
             super().__init__(
                 f"{name} has {len(self.problems)} errors",
-                next_step="fix all of them and run again",
+                next_step="fix these errors and rerun",
                 details="\n".join(map(str, self.problems)),
             )
 
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One impossible combination of keys that are each right by themselves.
+    """An impossible combination of keys that are each valid by themselves.
 
     Attributes:
         path: the key to change first.
         what: what is wrong, with the values.
         fix: what to write instead.
-        rests_on: other keys or sections that it follows from; where one of those is wrong by
-            itself, nothing is said of the combination.
+        rests_on: the other keys or sections involved. If one of them is wrong by itself, the
+            combination is not reported.
     """
 
     path: Path

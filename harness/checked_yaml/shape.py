@@ -1,8 +1,6 @@
-"""What the types of a YAML file look like from outside: which keys there are, where a key belongs,
-and each value in words.
+"""Describe the types of a YAML file: its keys, where each key belongs, and its values in words.
 
-Messages and the reference of profiles come from here, so that neither can fall behind
-the types.
+Error messages and the profile reference are made from this, so they cannot fall behind the types.
 """
 
 import enum
@@ -20,19 +18,19 @@ from harness.checked_yaml.problems import Path
 Annotation = Any  # a type expression
 
 ITEM: Final = "N"
-"""Stands for the position in a list where no particular one is meant: `traffic.load.N.window_s`."""
+"""Any position in a list: `traffic.load.N.window_s`."""
 NAME: Final = "NAME"
-"""Stands for a name that the file chooses."""
+"""A name that the file chooses."""
 
 
 def _origin(annotation: Annotation) -> Annotation:
-    return get_origin(annotation)
+    return get_origin(annotation)  # as Any: its own type would make comparisons errors
 
 
 def plain(annotation: Annotation) -> Annotation:
     """An annotation without its metadata and without `| None`."""
     annotation = _bare(annotation)
-    if is_union(annotation):
+    if _is_union(annotation):
         rest = [arg for arg in get_args(annotation) if arg is not type(None)]
         if len(rest) == 1:
             return plain(rest[0])
@@ -40,40 +38,33 @@ def plain(annotation: Annotation) -> Annotation:
     return annotation
 
 
-def is_union(annotation: Annotation) -> bool:
-    """Whether it is `A | B`."""
+def _is_union(annotation: Annotation) -> bool:
     return _origin(annotation) in {Union, types.UnionType}
 
 
 def model_of(annotation: Annotation) -> type[Strict] | None:
-    """The section that an annotation stands for, if it is a single one."""
+    """The section that an annotation is, if it is exactly one."""
     annotation = plain(annotation)
     return annotation if isinstance(annotation, type) and issubclass(annotation, Strict) else None
 
 
 def variants_of(annotation: Annotation) -> dict[str, type[Strict]]:
-    """The sections that `kind` chooses from, by kind; empty where there is no such choice."""
+    """The sections that `kind` chooses from, by kind; empty if there is no such choice."""
     annotation = plain(annotation)
-    if not is_union(annotation):
+    if not _is_union(annotation):
         return {}
     models = [model_of(arg) for arg in get_args(annotation)]
-    return {kind_of(model): model for model in models if model is not None} if all(models) else {}
-
-
-def _required_keys(annotation: Annotation) -> list[str]:
-    model = model_of(annotation)
-    assert model is not None
-    return [name for name in keys_of(model) if model.model_fields[name].is_required()]
+    return {_kind_of(model): model for model in models if model is not None} if all(models) else {}
 
 
 def sections_of(annotation: Annotation) -> list[type[Strict]]:
-    """The sections that an annotation may stand for."""
+    """The section of an annotation, or all that its `kind` chooses from."""
     model = model_of(annotation)
     return [model] if model is not None else list(variants_of(annotation).values())
 
 
 def annotations_at(path: Path, root: Annotation) -> list[Annotation]:
-    """The types that a path may have, over all kinds of the sections above it."""
+    """The types that a path may have, over all kinds of the sections above."""
     here = [root]
     for part in path:
         here = [inner for annotation in here for inner in _inside(annotation, part)]
@@ -90,38 +81,36 @@ def _inside(annotation: Annotation, part: str | int) -> Iterator[Annotation]:
 
 
 def keys_of(model: type[Strict]) -> list[str]:
-    """The keys that a section takes."""
+    """The keys that a section accepts."""
     return [name for name, field in model.model_fields.items() if FROM_KEY not in field.metadata]
 
 
-def kind_of(model: type[Strict]) -> str:
-    """The `kind` that names a section."""
+def _kind_of(model: type[Strict]) -> str:
     return str(get_args(model.model_fields["kind"].annotation)[0])
 
 
 def item_of(annotation: Annotation) -> Annotation | None:
-    """The type of a list's items, or None where it is no list."""
+    """The type of a list's items; None if it is not a list."""
     annotation = plain(annotation)
     return get_args(annotation)[0] if _origin(annotation) is tuple else None
 
 
 def value_of(annotation: Annotation) -> Annotation | None:
-    """The type of a mapping's values, or None where it is no free mapping."""
+    """The type of a mapping's values; None if it is not a mapping with free keys."""
     annotation = plain(annotation)
     return get_args(annotation)[1] if _origin(annotation) is dict else None
 
 
 def field_annotation(field: FieldInfo) -> Annotation:
-    """A field's whole annotation, with the metadata that pydantic keeps beside it."""
+    """A field's complete annotation: pydantic keeps the metadata separately."""
     return Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
 
 
 def yaml_path(loc: tuple[str | int, ...], root: Annotation) -> tuple[Path, Annotation]:
-    """Where in the YAML an error of pydantic's is, and the type there (None where the key is
-    unknown).
+    """Path in the YAML of a pydantic error location, and the type there (None for an unknown key).
 
-    pydantic's locations also name the chosen variant of a union and the members of a plain one; a
-    reader of YAML knows neither.
+    pydantic's locations also name the chosen variant of a union and the members of a plain union,
+    which are not in the YAML.
     """
     path: list[str | int] = []
     here = root
@@ -149,7 +138,7 @@ def yaml_path(loc: tuple[str | int, ...], root: Annotation) -> tuple[Path, Annot
 
 @functools.cache
 def keys_by_name(root: Annotation) -> Mapping[str, Sequence[tuple[str, str | None]]]:
-    """Every key of a type: where it can stand (dotted path) and under which `kind` (None: any)."""
+    """Every key of a type, with each place it can have: dotted path and `kind` (None: any)."""
     found: dict[str, list[tuple[str, str | None]]] = {}
     for path, kind, model in sections(root):
         for name in keys_of(model):
@@ -160,9 +149,7 @@ def keys_by_name(root: Annotation) -> Mapping[str, Sequence[tuple[str, str | Non
 def sections(
     annotation: Annotation, path: tuple[str, ...] = (), kind: str | None = None
 ) -> Iterator[tuple[tuple[str, ...], str | None, type[Strict]]]:
-    """Every section of a type, each before those inside it: where it stands, under which `kind`,
-    and its model.
-    """
+    """Every section of a type, outer ones first: its path, its `kind` (None: any), its model."""
     model = model_of(annotation)
     if model is not None:
         yield path, kind, model
@@ -171,7 +158,7 @@ def sections(
     variants = variants_of(annotation)
     for variant, section in variants.items():
         yield from sections(section, path, variant)
-    if not variants and is_union(plain(annotation)):
+    if not variants and _is_union(plain(annotation)):
         for arg in get_args(plain(annotation)):
             yield from sections(arg, path)
     for inner, name in ((item_of(annotation), ITEM), (value_of(annotation), NAME)):
@@ -180,7 +167,7 @@ def sections(
 
 
 def metadata_of(annotation: Annotation) -> list[object]:
-    """What an annotation carries besides its type."""
+    """The metadata of an `Annotated` type."""
     return list(get_args(annotation)[1:]) if _origin(annotation) is Annotated else []
 
 
@@ -189,30 +176,26 @@ def _bare(annotation: Annotation) -> Annotation:
 
 
 def describe(annotation: Annotation) -> str:
-    """What a value may be, in words that end a sentence: `a whole number, at least 1`."""
+    """The valid values, in words that end a sentence: `a whole number, at least 1`."""
     metadata = metadata_of(annotation)
     annotation = _bare(annotation)
     form = next((item for item in metadata if isinstance(item, Form)), None)
-    variants = variants_of(annotation)
-    if form is not None and variants:
-        return (
-            f"{form.text} such as {form.example}, or a distribution (`kind`: {', '.join(variants)})"
-        )
+    kinds = ", ".join(variants_of(annotation))
     if form is not None:
-        return f"{form.text} such as {form.example}"
-    if is_union(annotation):
-        if variants:
-            return f"a section with `kind`: {', '.join(variants)}"
+        distribution = f", or a distribution (`kind`: {kinds})" if kinds else ""
+        return f"{form.text} such as {form.example}{distribution}"
+    if _is_union(annotation):
+        if kinds:
+            return f"a section with `kind`: {kinds}"
         if type(None) in get_args(annotation):
             inner = plain(annotation) if len(get_args(annotation)) > 2 else get_args(annotation)[0]
             return describe(Annotated[(inner, *metadata)] if metadata else inner)
         return " or ".join(describe(arg) for arg in get_args(annotation))
-    if _origin(annotation) is Literal:
-        return choices(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
-        return choices(annotation)
-    if model_of(annotation) is not None:
-        keys = ", ".join(f"{key}: …" for key in _required_keys(annotation))
+    if words := allowed(annotation):
+        return " or ".join(f"`{word}`" for word in words)
+    if (model := model_of(annotation)) is not None:
+        required = [key for key in keys_of(model) if model.model_fields[key].is_required()]
+        keys = ", ".join(f"{key}: …" for key in required)
         return f"a section {{{keys}}}" if keys else "a section of keys"
     item, value = item_of(annotation), value_of(annotation)
     if item is not None:
@@ -220,49 +203,33 @@ def describe(annotation: Annotation) -> str:
     if value is not None:
         return "a mapping of " + ("text to text" if value is str else f"names to {describe(value)}")
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-    bounds = _bounds(metadata)
-    return ", ".join([names[annotation], *bounds])
+    return ", ".join([names[annotation], *_bounds(metadata)])
 
 
-def _bounds(metadata: list[object]) -> list[str]:
-    bounds = []
-    for item in _flat(metadata):
-        match item:
-            case annotated_types.Ge(ge=limit):
-                bounds.append(f"at least {limit:,g}")
-            case annotated_types.Gt(gt=limit):
-                bounds.append(f"above {limit:,g}")
-            case annotated_types.Le(le=limit):
-                bounds.append(f"at most {limit:,g}")
-            case annotated_types.Lt(lt=limit):
-                bounds.append(f"below {limit:,g}" if limit != 2**63 else "below 2^63")
-            case _:
-                continue
-    return bounds
-
-
-def _flat(metadata: list[object]) -> Iterator[Any]:
+def _bounds(metadata: list[object]) -> Iterator[str]:
     for item in metadata:
-        if isinstance(item, FieldInfo):
-            yield from item.metadata
-        else:
-            yield item
+        match item:
+            case FieldInfo():
+                yield from _bounds(item.metadata)
+            case annotated_types.Ge(ge=limit):
+                yield f"at least {limit:,g}"
+            case annotated_types.Gt(gt=limit):
+                yield f"above {limit:,g}"
+            case annotated_types.Le(le=limit):
+                yield f"at most {limit:,g}"
+            case annotated_types.Lt(lt=limit):
+                yield f"below {limit:,g}" if limit != 2**63 else "below 2^63"
+            case _:
+                pass
 
 
 def allowed(annotation: Annotation) -> tuple[str, ...]:
-    """The words that a value may be, where it is one of a few; empty otherwise. A union gives those
-    of all members.
-    """
+    """The words of a type that is one of a few words, over all members of a union; else empty."""
     annotation = plain(annotation)
-    if is_union(annotation):
+    if _is_union(annotation):
         return tuple(word for arg in get_args(annotation) for word in allowed(arg))
     if _origin(annotation) is Literal:
         return tuple(str(arg) for arg in get_args(annotation))
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return tuple(str(member.value) for member in annotation)
     return ()
-
-
-def choices(annotation: Annotation) -> str:
-    """The words that a value may be, as text."""
-    return " or ".join(f"`{word}`" for word in allowed(annotation))

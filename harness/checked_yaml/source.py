@@ -1,9 +1,9 @@
-"""YAML text -> plain data, with the place of every key. One YAML 1.2 document; nothing in it can
-run code or grow without bound.
+"""Read one YAML 1.2 document as plain data, with the place of every key. Nothing in it can run code
+or grow without bound.
 
-The parser's events are read instead of its objects: they carry line and column, duplicates are
-still there, and what plain text means is decided here, by the core schema of YAML 1.2 (`yes` is
-text, `0o17` a number, dates are text).
+This reads the parser's events, not its objects: they have line and column and still contain
+duplicate keys. Plain text is interpreted here, by the core schema of YAML 1.2 (`yes` is text,
+`0o17` is a number, dates are text).
 """
 
 import re
@@ -33,15 +33,12 @@ from harness.checked_yaml.problems import InvalidYamlError, Path, Place, Problem
 Data: TypeAlias = "bool | int | float | str | list[Data] | dict[str, Data] | None"
 
 MAX_NODES: Final = 20_000
-"""Values in one file, those behind anchors counted each time they are used: bounds aliases of
-aliases.
-"""
+"""Values in one file. Each use of an anchor counts, which bounds aliases of aliases."""
 MAX_DEPTH: Final = 40
 """Nesting of one file; the deepest valid profile has 6 levels."""
 
 _INT: Final = re.compile(r"[-+]?[0-9]+")
-_OCT: Final = re.compile(r"0o[0-7]+")
-_HEX: Final = re.compile(r"0x[0-9a-fA-F]+")
+_OCT_OR_HEX: Final = re.compile(r"0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT: Final = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _SPECIAL: Final = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -52,7 +49,7 @@ _SPECIAL: Final = {
     **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
 }
 _LONGEST_NUMBER: Final = 40
-"""Digits; what is longer is no sensible number, and Python refuses to convert thousands of them."""
+"""Digits. Python refuses to convert thousands of them."""
 _TAG: Final = "tag:yaml.org,2002:"
 
 
@@ -61,10 +58,9 @@ class Source:
     """A document as plain data.
 
     Attributes:
-        name: what messages call it.
-        data: mappings, lists and scalars.
-        places: path -> where its key (or its item of a list) stands.
-        problems: what is wrong without making the rest unreadable (duplicate keys).
+        name: its name in messages.
+        places: place of each path's key or list item.
+        problems: errors that leave the rest readable (duplicate keys).
     """
 
     name: str
@@ -73,7 +69,7 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
 
     def place(self, path: Path) -> Place:
-        """Where a path was written, or the nearest section above it."""
+        """The place of a path, or of the nearest section above it."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.places:
                 return self.places[path[:length]]
@@ -81,15 +77,11 @@ class Source:
 
 
 def read(text: str, name: str, *, lines: bool = True) -> Source:
-    """Read one document.
-
-    Args:
-        text: YAML.
-        name: what messages call it.
-        lines: whether places have lines and columns; the value of a `--set` has none.
+    """Read one document. `name` is for messages; without `lines`, as for the value of a `--set`,
+    places have no lines and columns.
 
     Raises:
-        InvalidYamlError: no YAML, more than one document, too large or too deep.
+        InvalidYamlError: not YAML, more than one document, too large or too deep.
     """
     reader = _Reader(name, lines=lines)
     try:
@@ -97,42 +89,36 @@ def read(text: str, name: str, *, lines: bool = True) -> Source:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (1, 1)
-        what = " ".join(part for part in (error.problem, error.context) if part) or "cannot be read"
-        raise reader.error(
-            reader.at(line, column), f"is not valid YAML: {what}", _syntax_fix(text, line)
-        ) from error
+        what = " ".join(filter(None, (error.problem, error.context))) or "cannot be read"
+        place, what = reader.at(line, column), f"is not valid YAML: {what}"
+        raise reader.error(place, what, _syntax_fix(text, line)) from error
     except (
         YAMLError,
         ValueError,
         OverflowError,
-        IndexError,
+        LookupError,
         AttributeError,
         AssertionError,
-        KeyError,
         TypeError,
     ) as error:
-        # The parser's own defects on odd input (bad escapes, control characters) are still bad
-        # input to whoever wrote it.
-        first = (str(error).splitlines() or ["?"])[0]
-        raise reader.error(
-            reader.last, f"is not valid YAML: {first}", "remove the odd characters near here"
-        ) from error
+        # The parser itself fails on some input (bad escapes, control characters). To the writer of
+        # the file that is bad input too.
+        what = f"is not valid YAML: {(str(error).splitlines() or ['?'])[0]}"
+        raise reader.error(reader.last, what, "remove unusual characters near here") from error
 
 
 def _syntax_fix(text: str, number: int) -> str:
     lines = text.splitlines()
     line = lines[number - 1] if number <= len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
-        return "indent with spaces; YAML takes no tabs"
+        return "indent with spaces; YAML does not allow tabs"
     if line.count(": ") > 1 or re.search(r":\s+[@`%*&!|>]", line):
-        return "quote text that holds `: ` or begins with a sign such as @, `, %, * or &"
+        return "quote text that contains `: ` or begins with a character such as @, `, %, * or &"
     return "check indentation, quotes and brackets on this line and the one above"
 
 
 @dataclass(slots=True)
 class _Node:
-    """A value with its place and its children's."""
-
     place: Place
     scalar: Data = None
     items: "list[_Node] | None" = None
@@ -151,11 +137,10 @@ class _Reader:
         self.last = self.at(1, 1)
 
     def at(self, line: int, column: int) -> Place:
-        """A place in the text."""
         return Place(self._name, line, column) if self._lines else Place(self._name)
 
     def error(self, place: Place, what: str, fix: str, path: Path = ()) -> InvalidYamlError:
-        """The text is unreadable as a whole, so that nothing more can be said of it."""
+        """An error that makes the complete text unreadable."""
         return InvalidYamlError(self._name, [Problem(place, path, what, fix)])
 
     def document(self, events: Iterator[Event]) -> Source:
@@ -168,8 +153,8 @@ class _Reader:
                     if root is not None:
                         raise self._fault(
                             event,
-                            "holds more than one document",
-                            "keep one document in a file: remove the `---` line",
+                            "is a second document",
+                            "keep one per file: remove the `---` line",
                         )
                 case _:
                     root = self._node(event, events, 0)
@@ -190,19 +175,15 @@ class _Reader:
     def _node(self, event: Event, events: Iterator[Event], depth: int) -> _Node:
         place = self._place(event)
         if depth > MAX_DEPTH:
-            raise self._fault(
-                event, f"is nested more than {MAX_DEPTH} deep", "take some levels out"
-            )
+            raise self._fault(event, f"has more than {MAX_DEPTH} levels", "nest less deeply")
         if isinstance(event, AliasEvent):
-            if event.anchor not in self._anchors:
-                raise self._fault(
-                    event,
-                    f"*{event.anchor} has no anchor &{event.anchor} above it",
-                    "define the anchor first",
-                )
-            if self._anchors[event.anchor].open:
-                raise self._fault(event, f"*{event.anchor} contains itself", "remove the alias")
-            return self._anchors[event.anchor]
+            alias = event.anchor
+            if alias not in self._anchors:
+                what = f"*{alias} has no anchor &{alias} above it"
+                raise self._fault(event, what, "define the anchor first")
+            if self._anchors[alias].open:
+                raise self._fault(event, f"*{alias} contains itself", "remove the alias")
+            return self._anchors[alias]
         assert isinstance(event, NodeEvent)
         node = _Node(place)
         if event.anchor is not None:
@@ -239,37 +220,29 @@ class _Reader:
             raise self._fault(event, "a key must be plain text", "write `key: value`")
         return str(node.scalar)
 
-    def _tag(self, event: NodeEvent, expected: str) -> None:
+    def _tag(self, event: NodeEvent, *expected: str) -> None:
         tag = event.tag
-        if tag is not None and tag not in {"!", _TAG + expected}:
-            raise self._fault(
-                event, f"carries the tag {tag}, and tags are not used here", "remove the tag"
-            )
+        if tag is not None and tag not in {"!", *(_TAG + kind for kind in expected)}:
+            raise self._fault(event, f"has the tag {tag}; tags are not allowed", "remove the tag")
 
     def _scalar(self, event: ScalarEvent) -> Data:
         text, tag = str(event.value), event.tag
         if tag in {"!", _TAG + "str"} or (tag is None and event.style not in {None, ""}):
             return text
-        if tag is not None and tag not in {
-            _TAG + kind for kind in ("int", "float", "bool", "null")
-        }:
-            raise self._fault(
-                event, f"carries the tag {tag}, and tags are not used here", "remove the tag"
-            )
-        return plain_scalar(text)
+        self._tag(event, "int", "float", "bool", "null")
+        return _plain_scalar(text)
 
     def _data(self, node: _Node, path: Path, source: Source, depth: int) -> Data:
         self._count += 1
         if self._count > MAX_NODES or depth > MAX_DEPTH:
-            what = f"holds more than {MAX_NODES:,} values once its anchors are filled in"
+            what = f"has more than {MAX_NODES:,} values after its aliases are expanded"
             raise self.error(node.place, what, "use fewer aliases", path)
         if node.items is not None:
+            items: list[Data] = []
             for index, item in enumerate(node.items):
                 source.places[(*path, index)] = item.place
-            return [
-                self._data(item, (*path, index), source, depth + 1)
-                for index, item in enumerate(node.items)
-            ]
+                items.append(self._data(item, (*path, index), source, depth + 1))
+            return items
         if node.pairs is not None:
             return self._mapping(node.pairs, path, source, depth)
         return node.scalar
@@ -281,14 +254,11 @@ class _Reader:
         own: dict[str, tuple[Place, _Node]] = {}
         for key, place, value in pairs:
             if key == "<<":
-                for name, pair in self._merge(value, path, source, depth).items():
-                    merged.setdefault(name, pair)
+                merged = self._merge(value, path, source, depth) | merged
             elif key in own:
-                first = own[key][0]
-                line = f" (first on line {first.line})" if first.line is not None else ""
-                source.problems.append(
-                    Problem(place, (*path, key), f"is there twice{line}", "keep one of the two")
-                )
+                first = own[key][0].line
+                what = "duplicate key" + (f" (first on line {first})" if first is not None else "")
+                source.problems.append(Problem(place, (*path, key), what, "keep one of the two"))
             else:
                 own[key] = (place, value)
         result: dict[str, Data] = {}
@@ -300,43 +270,34 @@ class _Reader:
     def _merge(
         self, value: _Node, path: Path, source: Source, depth: int
     ) -> dict[str, tuple[Place, _Node]]:
-        """What `<<: *anchor` or `<<: [*a, *b]` brings in; earlier ones win."""
+        """The keys of `<<: *anchor` or `<<: [*a, *b]`; earlier ones win."""
         found: dict[str, tuple[Place, _Node]] = {}
         self._count += 1
         if self._count > MAX_NODES or depth > MAX_DEPTH:
             raise self.error(value.place, "merges too much", "use fewer aliases", path)
         for node in value.items if value.items is not None else [value]:
             if node.pairs is None:
-                source.problems.append(
-                    Problem(
-                        node.place,
-                        (*path, "<<"),
-                        "`<<` merges mappings only",
-                        "point it at an anchored mapping",
-                    )
-                )
+                what, fix = "`<<` merges only mappings", "use the alias of a mapping"
+                source.problems.append(Problem(node.place, (*path, "<<"), what, fix))
                 continue
             self._count += len(node.pairs)
             for key, place, inner in node.pairs:
                 if key == "<<":
-                    for name, pair in self._merge(inner, path, source, depth + 1).items():
-                        found.setdefault(name, pair)
+                    found = self._merge(inner, path, source, depth + 1) | found
                 else:
                     found.setdefault(key, (place, inner))
         return found
 
 
-def plain_scalar(text: str) -> Data:
-    """What unquoted text means under the core schema of YAML 1.2."""
+def _plain_scalar(text: str) -> Data:
+    """The value of unquoted text under the core schema of YAML 1.2."""
     if text in _SPECIAL:
         return _SPECIAL[text]
     if len(text) > _LONGEST_NUMBER:
         return text
     if _INT.fullmatch(text):
         return int(text)
-    if _OCT.fullmatch(text):
-        return int(text, 0)
-    if _HEX.fullmatch(text):
+    if _OCT_OR_HEX.fullmatch(text):
         return int(text, 0)
     if _FLOAT.fullmatch(text):
         return float(text)

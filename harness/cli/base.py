@@ -1,5 +1,6 @@
 """The application, what its commands share, and how errors become exit codes."""
 
+import inspect
 import json
 import os
 import sys
@@ -10,95 +11,88 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
 from harness import __version__
+from harness.cli.help import Command, Group, examples, lines
 from harness.core.errors import EXIT_MEANINGS, ExitCode, HarnessError
 
 if TYPE_CHECKING:
     from harness.artifacts.run_summary import Summary
     from harness.profile.schema import Profile
 
-ORDER = (
-    "run",
-    "plan",
-    "check",
-    "calibrate",
-    "reduce",
-    "report",
-    "compare",
-    "repeat",
-    "baseline",
-    "fleet",
-    "results",
-    "models",
-    "traces",
-    "energy",
-    "quality",
-)
-"""Commands as `harness --help` lists them; their modules add them in another."""
-
-
-class _Ordered(TyperGroup):
-    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own context
-        """Names in the order of reading; any that is not in it comes last."""
-        return sorted(
-            super().list_commands(ctx),
-            key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER),
-        )
-
-
 app = typer.Typer(
     name="harness",
-    cls=_Ordered,
-    help="Measure what AI inference really delivers per GPU, per watt and per dollar.",
-    epilog="Exit codes: "
-    + " · ".join(f"{code.value} {meaning}" for code, meaning in EXIT_MEANINGS.items()),
+    cls=Group,
+    help="Measure LLM inference throughput per GPU, per watt and per dollar.",
+    epilog="\n\n".join(
+        (
+            examples(
+                "harness bench --url http://localhost:8000",
+                "harness run cpu-smoke",
+                "harness compare results/A results/B",
+            ),
+            (
+                "Options can be set in the environment: HARNESS_RUN_OUT is --out of `harness run`."
+                " Precedence: defaults < profile < environment < command line."
+            ),
+            lines(
+                "Exit codes (harness explain CODE):",
+                *(f"{code.value:3} {meaning}" for code, meaning in EXIT_MEANINGS.items()),
+            ),
+        )
+    ),
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(
-    help="Built-in models: list them, add the one with real weights.", no_args_is_help=True
-)
-app.add_typer(models_app, name="models")
-baseline_app = typer.Typer(
-    help="Runs kept under a name, to hold later runs against: save them, list them.",
-    no_args_is_help=True,
-)
-app.add_typer(baseline_app, name="baseline")
-traces_app = typer.Typer(
-    help="Recorded traffic: describe a trace, convert it to the plain form.", no_args_is_help=True
-)
-app.add_typer(traces_app, name="traces")
-energy_app = typer.Typer(
-    help="Joules of a run in detail; power sensors held against a meter.", no_args_is_help=True
-)
-app.add_typer(energy_app, name="energy")
-quality_app = typer.Typer(
-    help=(
-        "Whether a served model's answers are right: record the reference that runs hold them"
-        " against."
-    ),
-    no_args_is_help=True,
-)
-app.add_typer(quality_app, name="quality")
+
+
+def _group(name: str, text: str) -> typer.Typer:
+    group = typer.Typer(cls=Group, help=text, no_args_is_help=True, rich_markup_mode=None)
+    app.add_typer(group, name=name)
+    return group
+
+
+baseline_app = _group("baseline", "Save runs as a named baseline, and list baselines.")
+energy_app = _group("energy", "Show a run's energy breakdown; calibrate power sensors.")
+models_app = _group("models", "List built-in models, and add the one with real weights.")
+traces_app = _group("traces", "Describe recorded traffic, and convert it to JSON lines.")
+quality_app = _group("quality", "Record reference responses for the quality check.")
+
+
+def add(
+    name: str, *, to: typer.Typer = app, shown: Sequence[str] = ()
+) -> Callable[[Callable[..., ExitCode | None]], Callable[..., None]]:
+    """Register a function as a command whose errors become messages and exit codes.
+
+    Args:
+        name: of the command.
+        to: its group.
+        shown: examples below its help.
+    """
+
+    def register(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
+        wrapped = command(function)
+        to.command(name, cls=Command, epilog=examples(*shown) if shown else None)(wrapped)
+        return wrapped
+
+    return register
 
 
 def named_profile(value: Path | None) -> Path | None:
-    """A profile's file; a ready-made profile is named without folder and ending."""
+    """Path of a profile, given as a file or as the name of a ready-made profile."""
     from harness.profile.load import profile_path
 
     return None if value is None else profile_path(value)
 
 
 def named_profiles(values: list[Path] | None) -> list[Path] | None:
-    """The same for several."""
+    """Paths of several profiles, see `named_profile`."""
     return None if values is None else [path for one in values if (path := named_profile(one))]
 
 
-PROFILE_HELP = "Profile: a YAML file, or the name of a ready-made one."
+PROFILE_HELP = "Profile: a YAML file, or a name from `harness profiles`."
 ProfilePath = Annotated[
     Path, typer.Argument(metavar="PROFILE", help=PROFILE_HELP, callback=named_profile)
 ]
@@ -106,24 +100,27 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a key: traffic.load.0.concurrency=32"
+        "--set",
+        metavar="KEY=VALUE",
+        help="Profile key to override, such as traffic.load.0.concurrency=32; repeatable.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Print errors, warnings and the result only.")
-]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout, and nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Errors, warnings and result only.")]
 NoCalibrate = Annotated[
     bool,
-    typer.Option("--no-calibrate", help="Hold no certificate of the load generator, and say so."),
+    typer.Option(
+        "--no-calibrate", help="No load generator calibration (the report mentions this)."
+    ),
 ]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for run directories.")]
 Exports = Annotated[
     list[str] | None,
     typer.Option(
         "--export",
         metavar="FORMAT",
-        help="Write the figures beside it: csv, parquet, openmetrics, all. May be given again.",
+        help="Additional output format: csv, parquet, openmetrics or all; repeatable.",
     ),
 ]
 TracePath = Annotated[
@@ -136,19 +133,13 @@ TraceKind = Annotated[
     str,
     typer.Option(
         "--kind",
-        help=(
-            "auto, claude-code, mooncake, azure, burstgpt, servegen, or the plain form: csv, jsonl."
-        ),
+        help="Format: auto, claude-code, mooncake, azure, burstgpt, servegen, csv or jsonl.",
     ),
 ]
 
 
-def _exit(code: ExitCode) -> None:
-    raise typer.Exit(int(code))
-
-
 def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
-    """Map errors to messages on stderr and exit codes. `--debug` (or HARNESS_DEBUG=1) adds the
+    """Turn errors into messages on stderr and exit codes. `--debug` or HARNESS_DEBUG=1 adds the
     traceback.
     """
 
@@ -166,15 +157,13 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
         except BrokenPipeError:
-            # The reader of stdout went away (`| head`): say nothing, as other commands do.
+            # The reader of stdout has closed it (`| head`): no message, as in other commands.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
         if code:
-            _exit(code)
+            raise typer.Exit(int(code))
 
     # typer reads the signature: the wrapped function's, and --debug.
-    import inspect
-
     signature = inspect.signature(function)
     parameter = inspect.Parameter(
         "debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug
@@ -185,7 +174,7 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
 
 
 def dump(value: Any) -> None:  # noqa: ANN401 - any JSON value
-    """JSON for programs, on standard output."""
+    """Print a JSON value on stdout."""
     json.dump(value, sys.stdout, indent=2, allow_nan=False, ensure_ascii=False)
     print()
 
@@ -199,30 +188,36 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Version of the harness."),
     ] = False,
 ) -> None:
-    """Nothing of its own."""
+    """Options of `harness` itself."""
 
 
 def read_profile(profile: Path, overrides: Sequence[str] | None) -> "Profile":
-    """A profile with its `--set` arguments."""
+    """Load a profile with its `--set` arguments."""
     from harness.profile.load import load_profile
 
     return load_profile(profile, overrides or ())
 
 
 def key_value(text: str) -> tuple[str, str]:
-    """KEY=VALUE in two."""
+    """Split KEY=VALUE.
+
+    Raises:
+        typer.BadParameter: there is no `=`.
+    """
     key, sign, value = text.partition("=")
     if not sign:
-        raise typer.BadParameter(f"{text!r}: write KEY=VALUE")
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE")
     return key, value
 
 
 def print_result(run: Path, summary: "Summary") -> None:
-    """A run in a screenful."""
+    """Print verdict, concerns and headline of a run."""
     from harness.commands.display import print_table
+    from harness.core.records import Severity
     from harness.report.terminal import COLUMNS, result
 
     shown = result(run, summary)
@@ -230,6 +225,9 @@ def print_result(run: Path, summary: "Summary") -> None:
     print(shown.verdict)
     for concern in shown.concerns:
         print(f"  {concern}")
+    doubts = [one.code for one in summary.verdict.concerns if one.severity is not Severity.NOTE]
+    if doubts:
+        print(f"explained by: harness explain {' '.join(dict.fromkeys(doubts))}")
     print()
     print_table("", COLUMNS, shown.rows)
     if shown.absent:

@@ -1,89 +1,148 @@
-"""`harness bench`: measure a server that is already up, without a profile."""
+"""`harness bench`: measure a running endpoint without a profile."""
 
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from harness.cli.base import Json, NoCalibrate, Quiet, app, command
+from harness.cli.base import Json, NoCalibrate, Out, Quiet, add
 from harness.cli.measure import run_once
 from harness.core.errors import ExitCode
 from harness.core.records import Api
 
+LOAD, GPUS = "Load", "GPUs"
+"""Sections of the help."""
 
-@app.command("bench")
-@command
+
+@add(
+    "bench",
+    shown=(
+        "harness bench --url http://localhost:8000",
+        "harness bench --url http://localhost:8000 --concurrency 1,4,16 --isl 1k --osl 128",
+        "harness bench --url http://localhost:8000 --rate 2,4 --workload chat --slo ttft=1s",
+    ),
+)
 def bench_command(
     url: Annotated[
-        list[str], typer.Option("--url", metavar="URL", help="Server to measure; may be repeated.")
+        list[str], typer.Option("--url", metavar="URL", help="Endpoint to measure; repeatable.")
     ],
     model: Annotated[
-        str | None, typer.Option("--model", help="Model name; default: the only one served.")
+        str | None, typer.Option("--model", help="Model name; default: the only model served.")
     ] = None,
     api: Annotated[
-        Api | None, typer.Option("--api", help="Wire API; default: the first that answers.")
+        Api | None,
+        typer.Option(
+            "--api", help="API; default: the first that responds, chat completions first."
+        ),
     ] = None,
     concurrency: Annotated[
         str | None,
         typer.Option(
-            "--concurrency", metavar="N,N…", help="Requests in flight, one stage per number."
+            "--concurrency",
+            rich_help_panel=LOAD,
+            metavar="N,N…",
+            help="Concurrent requests, one load stage per number; default: 8.",
         ),
     ] = None,
     rate: Annotated[
         str | None,
-        typer.Option("--rate", metavar="R,R…", help="Starts per second, one stage per number."),
+        typer.Option(
+            "--rate",
+            rich_help_panel=LOAD,
+            metavar="R,R…",
+            help="Requests per second (or sessions), one load stage per number.",
+        ),
     ] = None,
     isl: Annotated[
         str | None,
-        typer.Option("--isl", metavar="N[±S]", help="Input tokens; default: 1024."),
+        typer.Option(
+            "--isl",
+            rich_help_panel=LOAD,
+            metavar="N[±S]",
+            help="Input sequence length in tokens; default: 1024.",
+        ),
     ] = None,
     osl: Annotated[
         str | None,
-        typer.Option("--osl", metavar="N[±S]", help="Output tokens; default: 128."),
+        typer.Option(
+            "--osl",
+            rich_help_panel=LOAD,
+            metavar="N[±S]",
+            help="Output sequence length in tokens; default: 128.",
+        ),
     ] = None,
     workload: Annotated[
         str | None,
-        typer.Option("--workload", help="Conversations instead: chat, claude-code, …"),
+        typer.Option(
+            "--workload",
+            rich_help_panel=LOAD,
+            help="Sessions of a workload in place of --isl and --osl: chat, claude-code, …",
+        ),
     ] = None,
     trace: Annotated[
-        Path | None, typer.Option("--trace", metavar="FILE", help="Recorded trace to replay.")
+        Path | None,
+        typer.Option(
+            "--trace", rich_help_panel=LOAD, metavar="FILE", help="Recorded trace to replay."
+        ),
     ] = None,
     duration: Annotated[
-        str, typer.Option("--duration", help="Measurement window of each stage.")
+        str,
+        typer.Option("--duration", rich_help_panel=LOAD, help="Measurement window of each stage."),
     ] = "30s",
     warmup: Annotated[
         str | None,
-        typer.Option("--warmup", help="Time before each window; default: found in the data."),
+        typer.Option(
+            "--warmup", rich_help_panel=LOAD, help="Warm-up before each window; default: detected."
+        ),
     ] = None,
     slo: Annotated[
-        str | None, typer.Option("--slo", metavar="ttft=1s,tpot=50ms", help="SLOs for goodput.")
+        str | None,
+        typer.Option(
+            "--slo",
+            rich_help_panel=LOAD,
+            metavar="ttft=1s,tpot=50ms",
+            help="SLOs for goodput: ttft, tpot, e2e.",
+        ),
     ] = None,
     gpu_count: Annotated[
-        int | None, typer.Option("--gpu-count", min=1, help="GPUs behind the server, elsewhere.")
+        int | None,
+        typer.Option(
+            "--gpu-count",
+            rich_help_panel=GPUS,
+            min=1,
+            help="Number of GPUs that serve, on other machines.",
+        ),
     ] = None,
     gpus: Annotated[
-        str | None, typer.Option("--gpus", help="GPUs of this machine that serve: 0,1 or all.")
+        str | None,
+        typer.Option(
+            "--gpus",
+            rich_help_panel=GPUS,
+            help="GPUs of this machine that serve, such as 0,1 or all.",
+        ),
     ] = None,
     price: Annotated[
-        float | None, typer.Option("--price", min=0, help="Dollars per GPU-hour.")
+        float | None,
+        typer.Option("--price", rich_help_panel=GPUS, min=0, help="Price in dollars per GPU-hour."),
     ] = None,
     api_key_env: Annotated[
-        str | None, typer.Option("--api-key-env", help="Environment variable with the API key.")
+        str | None,
+        typer.Option("--api-key-env", help="Name of the environment variable with the API key."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for run directories.")] = Path(
-        "results"
-    ),
+    out: Out = Path("results"),
     save_profile: Annotated[
-        Path | None, typer.Option("--save-profile", metavar="FILE", help="Write the profile, too.")
+        Path | None,
+        typer.Option("--save-profile", metavar="FILE", help="File to save the profile in."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the profile and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Profile on stdout; no run.")] = False,
     no_calibrate: NoCalibrate = False,
     json_output: Json = False,
     quiet: Quiet = False,
 ) -> ExitCode | None:
-    """Measure a running endpoint: no profile needed."""
+    """Benchmark a running endpoint, without a profile."""
+    import tempfile
+
     from harness.artifacts.atomic import write_bytes
     from harness.commands import bench
     from harness.core.network import Network

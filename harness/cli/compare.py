@@ -12,9 +12,8 @@ from harness.cli.base import (
     NoCalibrate,
     Overrides,
     Quiet,
-    app,
+    add,
     baseline_app,
-    command,
     dump,
     named_profiles,
 )
@@ -26,56 +25,64 @@ if TYPE_CHECKING:
 
 AllowMismatch = Annotated[
     list[str] | None,
-    typer.Option("--allow-mismatch", metavar="KEY", help="Compare although KEY differs."),
+    typer.Option(
+        "--allow-mismatch", metavar="KEY", help="Identity key that may differ; repeatable."
+    ),
 ]
 Baseline = Annotated[
     str | None,
     typer.Option(
         "--baseline",
         metavar="NAME|PATH",
-        help="Side A: a folder, or a name below results/reference/.",
+        help="Baseline: a folder, or a name from `harness baseline list`.",
     ),
 ]
 GateFile = Annotated[
     Path | None,
     typer.Option(
-        "--gate", metavar="FILE", help="YAML list of thresholds; one that fails exits 99."
+        "--gate", metavar="FILE", help="YAML list of thresholds; a failed one exits with 99."
     ),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Too few repeats for a gate are a failure as well.")
+    bool, typer.Option("--strict", help="Failure also of gates with too few repeats.")
 ]
 Junit = Annotated[
-    Path | None, typer.Option("--junit", metavar="FILE", help="Write the gates as JUnit XML.")
+    Path | None, typer.Option("--junit", metavar="FILE", help="JUnit XML file of the gates.")
 ]
 Github = Annotated[
     bool,
     typer.Option(
         "--github",
-        help="Print GitHub annotations of the gates, and add the summary to the job's page.",
+        help="GitHub annotations of the gates, and a summary on the job's page.",
     ),
 ]
 SummaryFile = Annotated[
     Path | None,
-    typer.Option("--summary", metavar="FILE", help="Write a Markdown summary for a pull request."),
+    typer.Option("--summary", metavar="FILE", help="Markdown summary for a pull request."),
 ]
 CompareOut = Annotated[
     Path | None,
     typer.Option(
         "--report",
         metavar="DIR",
-        help="Write comparison.html, comparison.md and comparison.json there.",
+        help="Folder for comparison.html, .md and .json.",
     ),
 ]
 
 
-@app.command("compare")
-@command
+@add(
+    "compare",
+    shown=(
+        "harness compare results/A results/B",
+        "harness compare results/NEW --baseline h100-chat --gate gates.yaml",
+        "harness compare results/* --group-by gpu --report comparison",
+    ),
+)
 def compare_command(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN…",
+            metavar="RUN",
             help="Run directories, or folders of repeats; the first is the baseline.",
         ),
     ],
@@ -86,7 +93,7 @@ def compare_command(
         typer.Option(
             "--group-by",
             metavar="KEY,…",
-            help="Runs with equal values are one side: gpu, model, engine, precision, …",
+            help="Keys whose equal values form one variant: gpu, model, engine, precision, …",
         ),
     ] = None,
     gate: GateFile = None,
@@ -101,12 +108,12 @@ def compare_command(
             "--sensor-error",
             min=0,
             max=1,
-            help="Bound of a board's power sensor error; default: 0.05.",
+            help="Largest GPU power sensor error, as a ratio; default: 0.05.",
         ),
     ] = None,
     json_output: Json = False,
 ) -> ExitCode | None:
-    """Hold runs or sets of repeats against each other, or say why they cannot be; judge gates."""
+    """Compare runs, or sets of repeats, and evaluate gates."""
     from harness.compare.compare import compare_runs
     from harness.compare.gates import read_gates
     from harness.compare.groups import find_baseline
@@ -121,40 +128,45 @@ def compare_command(
         gates=read_gates(gate) if gate is not None else (),
         sensor_error=BOARD_SENSOR_ERROR if sensor_error is None else sensor_error,
     )
-    said = conclude(
+    concluded = conclude(
         comparison, strict=strict, junit=junit, github=github, summary=summary, report=report
     )
-    return _print_comparison(said, json_output=json_output)
+    return _print_comparison(concluded, json_output=json_output)
 
 
-def _print_comparison(said: "Conclusion", *, json_output: bool) -> ExitCode | None:
+def _print_comparison(concluded: "Conclusion", *, json_output: bool) -> ExitCode | None:
     if json_output:
         from harness.artifacts.typed_json import to_json
 
-        dump(to_json(said.comparison))
+        dump(to_json(concluded.comparison))
     else:
-        print(said.comparison.to_markdown())
-    for line in said.annotations:
+        print(concluded.comparison.to_markdown())
+    for line in concluded.annotations:
         print(line, file=sys.stderr if json_output else sys.stdout)
-    for line in said.lines:
+    for line in concluded.lines:
         print(line, file=sys.stderr)
-    return said.exit_code
+    return concluded.exit_code
 
 
-@app.command("repeat")
-@command
+@add(
+    "repeat",
+    shown=(
+        "harness repeat a.yaml b.yaml --repeats 5 --gate gates.yaml",
+        "harness repeat --resume results/SERIES",
+    ),
+)
 def repeat_command(
     profiles: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="PROFILE…", help="Profiles; the first is the baseline.", callback=named_profiles
+            metavar="PROFILE", help="Profiles; the first is the baseline.", callback=named_profiles
         ),
     ] = None,
     overrides: Overrides = None,
     repeats: Annotated[
         int | None,
         typer.Option(
-            "--repeats", min=1, help="Runs of each profile; default: the first one's `repeats`."
+            "--repeats", min=1, help="Runs of each profile; default: `repeats` of the first."
         ),
     ] = None,
     cooldown: Annotated[
@@ -165,7 +177,7 @@ def repeat_command(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="DIR", help="Go on with a series that was cut off."),
+        typer.Option("--resume", metavar="DIR", help="Interrupted series to continue."),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the series.")] = Path("results"),
     allow_mismatch: AllowMismatch = None,
@@ -179,8 +191,9 @@ def repeat_command(
     no_calibrate: NoCalibrate = False,
     json_output: Json = False,
 ) -> ExitCode | None:
-    """Run profiles several times each in random order, fresh seed and server every time, and
-    compare.
+    """Run profiles several times each, and compare them.
+
+    The order is random; each run has a new seed and a new server.
     """
     from harness.commands.repeat import load_variants, start_series
     from harness.compare.gates import read_gates
@@ -231,7 +244,7 @@ def repeat_series(
     calibrate: bool,
     json_output: bool,
 ) -> ExitCode | None:
-    """Run a series to its end, compare its variants, judge gates."""
+    """Run a series to its end, compare its variants and evaluate gates."""
     from harness.commands.display import choose_view
     from harness.commands.repeat import allowed_of, run_series, variants_of
     from harness.compare.compare import compare_runs
@@ -239,15 +252,14 @@ def repeat_series(
     from harness.report.comparison.write import conclude
 
     variants = variants_of(folder)
-    wanted = [
+    stated = [
         *gates,
         *(parse_threshold(text) for one in variants for text in one.profile.thresholds),
     ]
     alone = baseline is None and len(variants) == 1
     if alone and any(gate.relative for gate in gates):
         raise typer.BadParameter(
-            "--gate names a share of a baseline, and there is none: pass --baseline, or a second"
-            " PROFILE"
+            "a gate is relative to a baseline: pass --baseline, or a second PROFILE"
         )
     result = run_series(
         folder, view=lambda: choose_view(quiet=quiet, json_output=json_output), calibrate=calibrate
@@ -256,11 +268,11 @@ def repeat_series(
         print(message, file=sys.stderr)
     if result.exit_code is ExitCode.INTERRUPTED:
         return result.exit_code
-    judged = list({gate.text: gate for gate in wanted if not (alone and gate.relative)}.values())
-    for gate in wanted:
+    judged = list({gate.text: gate for gate in stated if not (alone and gate.relative)}.values())
+    for gate in stated:
         if gate not in judged and alone:
             print(
-                f"threshold not judged: {gate.text}: there is no baseline (--baseline NAME)",
+                f"threshold not judged: {gate.text}: no baseline (pass --baseline NAME)",
                 file=sys.stderr,
             )
     try:
@@ -268,42 +280,40 @@ def repeat_series(
     except HarnessError as error:
         if result.exit_code is ExitCode.OK:
             raise
-        print(
-            f"not compared: {error}", file=sys.stderr
-        )  # since a run failed, which is what the command ends with
+        # A run failed, which determines the exit code.
+        print(f"not compared: {error}", file=sys.stderr)
         return result.exit_code
-    said = conclude(
+    concluded = conclude(
         comparison, strict=strict, junit=junit, github=github, summary=summary, report=folder
     )
-    code = _print_comparison(said, json_output=json_output)
+    code = _print_comparison(concluded, json_output=json_output)
     return result.exit_code or code
 
 
-@baseline_app.command("save")
-@command
+@add("save", to=baseline_app, shown=("harness baseline save h100-chat results/SERIES",))
 def baseline_save(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="As --baseline takes it.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name for --baseline.")],
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN…", help="Run directories, or a folder of repeats.")
+        list[Path], typer.Argument(metavar="RUN", help="Run directories, or a folder of repeats.")
     ],
     variant: Annotated[
         str | None,
         typer.Option(
-            "--variant", metavar="NAME", help="Which one of a series with several profiles."
+            "--variant", metavar="NAME", help="Variant of a series with several profiles."
         ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder of baselines.")] = Path(
         "results/reference"
     ),
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take the place of a baseline of that name.")
+        bool, typer.Option("--replace", help="Replacement of a baseline with this name.")
     ] = False,
     allow_invalid: Annotated[
-        bool, typer.Option("--allow-invalid", help="Keep invalid runs too.")
+        bool, typer.Option("--allow-invalid", help="Invalid runs too.")
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Keep runs, trimmed to 5 MB each, where --baseline finds them."""
+    """Save runs as a baseline, trimmed to 5 MB each."""
     from harness.compare.baseline import save_baseline
 
     saved = save_baseline(
@@ -331,15 +341,14 @@ def baseline_save(
     )
 
 
-@baseline_app.command("list")
-@command
+@add("list", to=baseline_app)
 def baseline_list(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[FOLDER]", help="Folder of baselines.")
+        Path | None, typer.Argument(metavar="FOLDER", help="Folder of baselines.")
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """List baselines: what --baseline takes."""
+    """List baselines."""
     from harness.commands.display import print_table
     from harness.compare.baseline import LIST_COLUMNS, list_baselines, list_row
     from harness.compare.groups import reference_folders

@@ -1,122 +1,157 @@
-"""The command that goes from a run to a site."""
+"""`harness fleet`: from measured runs to a site."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.base import Json, app, command, dump, key_value
+from harness.cli.base import Json, add, dump, key_value
 
 if TYPE_CHECKING:
     from harness.fleet.cases import FleetAnswer
     from harness.report.fleet.view import FleetView
 
 
-@app.command("fleet")
-@command
+@add(
+    "fleet",
+    shown=(
+        "harness fleet results/RUN --site colossus-1",
+        "harness fleet sites",
+    ),
+)
 def fleet_command(
     runs: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN… | sites", help="Run directories, or the word sites to list the sites."
-        ),
+        typer.Argument(metavar="RUN|sites", help="Run directories; `sites` lists the known sites."),
     ],
     site: Annotated[
         list[str] | None,
-        typer.Option("--site", metavar="NAME|FILE", help="A shipped site, or a YAML file of one."),
+        typer.Option(
+            "--site",
+            metavar="NAME|FILE",
+            help="Name from `harness fleet sites`, or a YAML file; repeatable.",
+        ),
     ] = None,
     compare_sites: Annotated[
-        bool, typer.Option("--compare-sites", help="All shipped sites side by side.")
+        bool, typer.Option("--compare-sites", help="All known sites side by side.")
     ] = False,
     scenario: Annotated[
-        list[str] | None, typer.Option("--scenario", help="all, or one by name; may be repeated.")
+        list[str] | None, typer.Option("--scenario", help="Name of a scenario, or all; repeatable.")
     ] = None,
     years: Annotated[
-        int, typer.Option("--years", min=0, max=500, help="Simulated years; 0 simulates none.")
+        int, typer.Option("--years", min=0, max=500, help="Simulated years; 0 for no simulation.")
     ] = 4,
     demand_tok_s: Annotated[
-        float | None, typer.Option("--demand-tok-s", help="Output tokens per second asked at peak.")
+        float | None, typer.Option("--demand-tok-s", help="Peak demand in output tokens/s.")
     ] = None,
     demand_sessions: Annotated[
-        float | None, typer.Option("--demand-sessions", help="Live sessions asked at peak.")
+        float | None, typer.Option("--demand-sessions", help="Peak demand in live sessions.")
     ] = None,
     demand_trace: Annotated[
         Path | None,
-        typer.Option("--demand-trace", metavar="FILE", help="Demand by hour, one number a line."),
+        typer.Option(
+            "--demand-trace", metavar="FILE", help="Demand per hour, one number per line."
+        ),
     ] = None,
     policy: Annotated[
-        str, typer.Option("--policy", help="For demand beyond capacity: shed, queue or degrade.")
+        str,
+        typer.Option(
+            "--policy", help="Handling of demand beyond capacity: shed, queue or degrade."
+        ),
     ] = "shed",
     assume: Annotated[
         list[str] | None,
-        typer.Option("--assume", metavar="KEY=VALUE", help="Or KEY=LOW:HIGH, in place of a prior."),
+        typer.Option(
+            "--assume",
+            metavar="KEY=VALUE",
+            help="Value of an assumption, or KEY=LOW:HIGH; repeatable.",
+        ),
     ] = None,
     work: Annotated[
         list[str] | None,
         typer.Option(
-            "--work", metavar="KEY=VALUE", help="What the site is to serve; else refused."
+            "--work",
+            metavar="KEY=VALUE",
+            help="Workload of the site; a run of another one is refused.",
         ),
     ] = None,
     oversubscribe: Annotated[
         float,
-        typer.Option("--oversubscribe", help="Share of GPUs powered beyond the cap's provision."),
+        typer.Option("--oversubscribe", help="Share of GPUs beyond the provisioned power."),
     ] = 0.0,
     limits: Annotated[
         list[Path] | None,
-        typer.Option("--limits", metavar="RUN", help="The same work at another power limit."),
+        typer.Option(
+            "--limits",
+            metavar="RUN",
+            help="Run of the same workload at another power limit; repeatable.",
+        ),
     ] = None,
     loads: Annotated[
         list[Path] | None,
-        typer.Option("--loads", metavar="RUN", help="The same work at another load."),
+        typer.Option(
+            "--loads", metavar="RUN", help="Run of the same workload at another load; repeatable."
+        ),
     ] = None,
     replicas: Annotated[
         list[Path] | None,
-        typer.Option("--replicas", metavar="RUN", help="The same work on two or more replicas."),
+        typer.Option(
+            "--replicas",
+            metavar="RUN",
+            help="Run of the same workload on several replicas; repeatable.",
+        ),
     ] = None,
     modelled: Annotated[
         str | None,
         typer.Option(
             "--modelled",
             metavar="RATIO",
-            help="From the run's GPU to the site's: table, aiconfigurator, X or X:Y.",
+            help="Throughput ratio, site's GPU to the run's: table, aiconfigurator, X or LOW:HIGH.",
         ),
     ] = None,
     modelled_source: Annotated[
-        str | None, typer.Option("--modelled-source", help="Who says so.")
+        str | None,
+        typer.Option("--modelled-source", help="Source of the ratio given to --modelled."),
     ] = None,
     demonstrate: Annotated[
-        bool, typer.Option("--demonstrate", help="Take a run on a test double; every page says so.")
+        bool,
+        typer.Option("--demonstrate", help="Runs on simulated hardware too, marked on every page."),
     ] = False,
     draws: Annotated[int, typer.Option("--draws", min=1, help="Monte Carlo draws.")] = 10_000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of all draws.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, help="For simulated years and scenarios.")
+        int, typer.Option("--processes", min=1, help="Worker processes for the simulation.")
     ] = 1,
     ray_address: Annotated[
         str | None,
-        typer.Option("--ray-address", help="Of a Ray cluster for them; local starts one."),
+        typer.Option(
+            "--ray-address", help="Address of a Ray cluster for the simulation; local starts one."
+        ),
     ] = None,
     as_of: Annotated[
         str | None,
         typer.Option(
             "--as-of",
             metavar="YYYY-MM-DD",
-            help="The day on which the site is asked; default: the day of the run.",
+            help="Date of the estimate; default: the date of the run.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FOLDER", help="For fleet.html, .md and .json; default: RUN/fleet."
+            "--out",
+            metavar="FOLDER",
+            help="Folder for fleet.html, .md and .json; default: RUN/fleet.",
         ),
     ] = None,
     open_page: Annotated[
-        bool, typer.Option("--open", help="Serve the page on loopback and open it.")
+        bool, typer.Option("--open", help="The page in a browser, served on loopback.")
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """From a measured run to what a site of many GPUs would deliver, draw and cost, with error
-    bars, over years and in scenarios.
+    """Estimate a site's throughput, power and cost from runs.
+
+    Estimates have error bars, and cover years and scenarios.
     """
     if [str(run) for run in runs] == ["sites"] and not runs[0].exists():
         _print_sites(json_output=json_output)
@@ -187,9 +222,7 @@ def _print_sites(*, json_output: bool) -> None:
 
 
 def _print_fleet(answer: "FleetAnswer", shown: "FleetView") -> None:
-    """What the page tells, in short: what it delivers, draws and costs and how sure that is, then
-    reasons to doubt it, then the figures.
-    """
+    """Print the page's lead and confidence, then doubts, then its tables."""
     from harness.commands.display import print_table
 
     print(f"{shown.title} ({shown.badge})")
@@ -207,7 +240,7 @@ def _print_fleet(answer: "FleetAnswer", shown: "FleetView") -> None:
     tables = [first] if shown.side_by_side is None else [shown.side_by_side, first]
     for table in (*tables, *rest):
         print()
-        # Sources and boundaries fill a page, not a terminal.
+        # Sources and boundaries need the width of a page.
         kept = [n for n, name in enumerate(table.head) if name not in {"Boundary", "P50", "Source"}]
         print_table(
             table.caption,
@@ -220,6 +253,6 @@ def _print_fleet(answer: "FleetAnswer", shown: "FleetView") -> None:
     for title, why in shown.absent:
         print(f"absent: {title}: {why}")
     for line in shown.contradictions:
-        print(f"published figures disagree: {line}")
+        print(f"published values disagree: {line}")
     for refusal in answer.refused:
         print(f"refused: {refusal.site} from {refusal.run}: {refusal.why}")

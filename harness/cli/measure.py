@@ -1,4 +1,4 @@
-"""Commands that measure, or describe what would be measured."""
+"""Commands that measure, or describe a measurement."""
 
 import sys
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from harness.cli.base import (
     PROFILE_HELP,
     Json,
     NoCalibrate,
+    Out,
     Overrides,
     ProfilePath,
     Quiet,
-    app,
-    command,
+    add,
     dump,
     models_app,
     named_profile,
@@ -30,16 +30,20 @@ if TYPE_CHECKING:
     from harness.profile.schema import Profile
 
 
-@app.command("run")
-@command
+@add(
+    "run",
+    shown=(
+        "harness run cpu-smoke",
+        "harness run gpu-chat --set 'server.gpus=[1]' --out results",
+        "harness run mine.yaml --repeats 5",
+    ),
+)
 def run_command(
     profile: ProfilePath,
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for run directories.")] = Path(
-        "results"
-    ),
+    out: Out = Path("results"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only print what would be sent.")
+        bool, typer.Option("--dry-run", help="Planned requests on stdout; no run.")
     ] = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -49,11 +53,11 @@ def run_command(
         typer.Option(
             "--repeats",
             min=1,
-            help="Run it this often, with fresh seeds, into one folder; default: the profile's.",
+            help="Number of runs, each with a new seed, in one folder; default: the profile's.",
         ),
     ] = None,
 ) -> ExitCode | None:
-    """Start the server, drive the traffic, measure, reduce, report."""
+    """Run a profile: start the server, apply load, report."""
     loaded = read_profile(profile, overrides)
     if dry_run:
         _print_plan(loaded, json_output=json_output)
@@ -107,12 +111,11 @@ def run_once(
     return result.exit_code
 
 
-@app.command("plan")
-@command
+@add("plan", shown=("harness plan gpu-chat",))
 def plan_command(
     profile: ProfilePath, overrides: Overrides = None, json_output: Json = False
 ) -> None:
-    """Print what would be sent, when, and how many tokens in all."""
+    """Print the planned requests, their times and tokens."""
     _print_plan(read_profile(profile, overrides), json_output=json_output)
 
 
@@ -131,24 +134,29 @@ def _print_plan(profile: "Profile", *, json_output: bool) -> None:
         print(f"note: {note}")
 
 
-@app.command("check")
-@command
+@add(
+    "check",
+    shown=(
+        "harness check --system",
+        "harness check mine.yaml --start",
+    ),
+)
 def check_command(
     profile: Annotated[
-        Path | None, typer.Argument(metavar="[PROFILE]", help=PROFILE_HELP, callback=named_profile)
+        Path | None, typer.Argument(metavar="PROFILE", help=PROFILE_HELP, callback=named_profile)
     ] = None,
     overrides: Overrides = None,
     system: Annotated[
         bool,
-        typer.Option("--system", help="Describe this machine: CPU, GPUs, power sources, engines."),
+        typer.Option("--system", help="Description of this machine: CPU, GPUs, power sources."),
     ] = False,
     start: Annotated[
         bool,
-        typer.Option("--start", help="Start the server and send one real request of the workload."),
+        typer.Option("--start", help="One real request, after starting the server."),
     ] = False,
     json_output: Json = False,
 ) -> ExitCode | None:
-    """Say what is wrong here before an hour is spent."""
+    """Check a profile and this machine before a run (preflight)."""
     from harness.commands.check import check_profile
     from harness.commands.display import print_table
     from harness.commands.system import describe_system, print_power, survey_power
@@ -179,48 +187,62 @@ def check_command(
     return code
 
 
-@app.command("calibrate")
-@command
+@add(
+    "calibrate",
+    shown=(
+        "harness calibrate",
+        "harness calibrate mine.yaml --quick",
+    ),
+)
 def calibrate_command(
     profile: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[PROFILE]", help="Profile whose load is certified.", callback=named_profile
+            metavar="PROFILE",
+            help="Profile whose load is to be certified.",
+            callback=named_profile,
         ),
     ] = None,
     overrides: Overrides = None,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="Two short levels, some 15 s, in place of four in a minute."),
+        typer.Option("--quick", help="Two short levels (15 s) in place of four (60 s)."),
     ] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="This many Locust workers only.")
+        int | None,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="Number of Locust workers to test; default: the fewest that suffice.",
+        ),
     ] = None,
     gap_ms: Annotated[
         float | None,
         typer.Option(
-            "--gap-ms", min=0.1, help="Between tokens of a stream; default: TPOT target, or 20."
+            "--gap-ms",
+            min=0.1,
+            help="Time between tokens of a stream; default: the TPOT SLO, or 20.",
         ),
     ] = None,
     budget_s: Annotated[
         float | None,
-        typer.Option("--budget-s", min=1, help="Start nothing that would end after this."),
+        typer.Option("--budget-s", min=1, help="Time limit for trying further numbers of workers."),
     ] = None,
     bound_ms: Annotated[
         float | None,
         typer.Option(
             "--bound-ms",
             min=0.001,
-            help="p99 of every error within which a load is certified; default: 5.",
+            help="Largest p99 of every timing error at a certified load; default: 5.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE", help="Write calibration.json there as well."),
+        typer.Option("--out", metavar="FILE", help="Additional file for calibration.json."),
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Measure what this host's load generator can do, and how wrong its clock is."""
+    """Measure capacity and timing error of the load generator."""
     from harness.artifacts.atomic import write_json
     from harness.artifacts.typed_json import to_json
     from harness.commands.display import print_table
@@ -257,7 +279,7 @@ def calibrate_command(
             note=lambda text: print(text, file=sys.stderr),
             registry=registry,
         )
-    # Another bound than the runs' own is a question of its own, and no certificate for them.
+    # Runs use BOUND_S: a certificate for another bound is not cached for them.
     kept = store(certificate, workers=workers) if certificate.bound_s == BOUND_S else certificate
     if out is not None:
         write_json(out, to_json(kept))
@@ -269,16 +291,15 @@ def calibrate_command(
     print(certificate.sentence())
 
 
-@models_app.command("list")
-@command
+@add("list", to=models_app)
 def models_list(json_output: Json = False) -> None:
-    """Built-in models and whether they are made."""
+    """List built-in models and whether they are built."""
     from harness.models.facts import available
 
     rows = [
         {
             "model": model.model_id,
-            "state": "made" if model.cached else model.add_command or "made at first use",
+            "state": "built" if model.cached else model.add_command or "built at first use",
             "what": model.summary,
         }
         for model in available()
@@ -293,32 +314,32 @@ def models_list(json_output: Json = False) -> None:
         )
 
 
-@models_app.command("add")
-@command
-def models_add(name: Annotated[str, typer.Argument(help="smollm2")]) -> None:
-    """Install and convert a built-in model's weights."""
+@add("add", to=models_app, shown=("harness models add smollm2",))
+def models_add(name: Annotated[str, typer.Argument(help="Model to add: smollm2.")]) -> None:
+    """Install and convert the weights of a built-in model."""
     from harness.models.facts import add_smollm2
 
     if name not in ("smollm2", "builtin:smollm2-135m"):
-        raise typer.BadParameter(f"{name!r} cannot be added; smollm2 can")
+        raise typer.BadParameter(f"{name!r} cannot be added: use smollm2")
     facts = add_smollm2()
     print(f"{facts.model_id}: {facts.path}")
 
 
-@quality_app.command("record")
-@command
+@add("record", to=quality_app, shown=("harness quality record mine.yaml --out answers.json",))
 def quality_record(
     profile: ProfilePath,
     overrides: Overrides = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE", help="Where to; default: quality.reference of the profile."
+            "--out",
+            metavar="FILE",
+            help="Reference file; default: quality.reference of the profile.",
         ),
     ] = None,
     json_output: Json = False,
 ) -> None:
-    """Start the server, ask the check's texts, store the answers as the reference."""
+    """Start the server and record its responses as a reference."""
     from harness.commands.steps.answers import record_answers
 
     path = record_answers(

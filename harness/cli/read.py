@@ -9,8 +9,7 @@ from harness.cli.base import (
     Exports,
     Json,
     RunPath,
-    app,
-    command,
+    add,
     dump,
     energy_app,
     key_value,
@@ -19,12 +18,11 @@ from harness.cli.base import (
 from harness.core.errors import ExitCode
 
 
-@app.command("reduce")
-@command
+@add("reduce", shown=("harness reduce results/RUN --export parquet",))
 def reduce_command(
     run: RunPath, exports: Exports = None, json_output: Json = False
 ) -> ExitCode | None:
-    """Reduce a run directory again: summary.json from what was recorded."""
+    """Recompute summary.json from the records of a run."""
     from harness.artifacts.finalize import finalize
     from harness.artifacts.layout import RunDir
     from harness.artifacts.run_summary import summary_json
@@ -39,17 +37,16 @@ def reduce_command(
     return ExitCode.INVALID_RUN if summary.verdict.status == "invalid" else None
 
 
-@app.command("report")
-@command
+@add("report", shown=("harness report results/RUN --open",))
 def report_command(
     run: RunPath,
     exports: Exports = None,
     open_page: Annotated[
-        bool, typer.Option("--open", help="Serve the report on loopback and open it.")
+        bool, typer.Option("--open", help="The report in a browser, served on loopback.")
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Write report.html and report.md of a run directory."""
+    """Write report.html and report.md of a run."""
     from harness.artifacts.layout import RunDir
     from harness.artifacts.run_summary import summary_json
     from harness.report.export import exported_names
@@ -66,28 +63,28 @@ def report_command(
         serve_page(RunDir(run).report_html)
 
 
-@app.command("results")
-@command
+@add(
+    "results",
+    shown=("harness results --where verdict=valid --where 'gpu=*H100*' --sort -output_tok_s",),
+)
 def results_command(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Folder of run directories.")
+        Path, typer.Argument(metavar="FOLDER", help="Folder of run directories.")
     ] = Path("results"),
     where: Annotated[
         list[str] | None,
         typer.Option(
             "--where",
             metavar="KEY=VALUE",
-            help=(
-                "Only runs like this: verdict=valid, model=*llama*, gpu=*H100*; repeat for several."
-            ),
+            help=("Filter such as verdict=valid, model=*llama* or gpu=*H100*; repeatable."),
         ),
     ] = None,
     sort: Annotated[
-        str, typer.Option("--sort", metavar="KEY", help="By this key; -KEY for the largest first.")
+        str, typer.Option("--sort", metavar="KEY", help="Sort key; -KEY for descending order.")
     ] = "run",
     json_output: Json = False,
 ) -> None:
-    """List runs with their verdicts and headlines."""
+    """List runs with their verdicts and headline metrics."""
     from harness.commands.display import print_table
     from harness.report.list_runs import LIST_COLUMNS, list_results, list_row, selected
 
@@ -98,10 +95,9 @@ def results_command(
         print_table("", LIST_COLUMNS, [list_row(row) for row in rows])
 
 
-@energy_app.command("show")
-@command
+@add("show", to=energy_app, shown=("harness energy show results/RUN",))
 def energy_show(run: RunPath, json_output: Json = False) -> None:
-    """Print a run's joules: boundaries, ladder, idle, attribution, classes, boards."""
+    """Print a run's energy breakdown by boundary, phase and GPU."""
     from harness.artifacts.run_summary import summary_json
     from harness.commands.display import print_table
     from harness.reduce.reduction import reduce_run
@@ -122,31 +118,38 @@ def energy_show(run: RunPath, json_output: Json = False) -> None:
         print(note)
 
 
-@energy_app.command("calibrate")
-@command
+@add(
+    "calibrate",
+    to=energy_app,
+    shown=("harness energy calibrate results/RUN --meter pdu.csv --accuracy 0.005",),
+)
 def energy_calibrate(
     run: RunPath,
     meter: Annotated[
         Path,
         typer.Option(
-            "--meter", metavar="CSV", help="The meter's readings during that run: time, power_w."
+            "--meter",
+            metavar="CSV",
+            help="Readings of the reference meter during the run: time, power_w.",
         ),
     ],
     accuracy: Annotated[
-        float, typer.Option("--accuracy", help="Of the meter, as a ratio: 0.005 is half a percent.")
+        float, typer.Option("--accuracy", help="Accuracy of the meter, as a ratio: 0.005 is 0.5%.")
     ],
     device: Annotated[
         str | None,
-        typer.Option("--device", metavar="UUID", help="The board, where the run had several."),
+        typer.Option("--device", metavar="UUID", help="GPU to calibrate, if the run had several."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Of the meter.")] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the meter.")] = None,
     out: Annotated[
-        Path, typer.Option("--out", metavar="FILE", help="File to write, for energy.calibration.")
+        Path,
+        typer.Option("--out", metavar="FILE", help="Calibration file, for energy.calibration."),
     ] = Path("meter-calibration.json"),
     json_output: Json = False,
 ) -> None:
-    """Hold a board's power sensor against a meter; the result replaces the default error of its
-    joules.
+    """Calibrate a GPU's power sensor against an external meter.
+
+    The result replaces the sensor's default error in later runs.
     """
     from harness.artifacts.atomic import write_json
     from harness.reduce.energy.calibrate import calibrate
@@ -157,4 +160,4 @@ def energy_calibrate(
         dump(found.document)
         return
     print(found.sentence())
-    print(f"{out}: name it as energy.calibration in the profile")
+    print(f"{out}: set energy.calibration in the profile to this file")

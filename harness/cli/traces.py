@@ -5,13 +5,12 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.base import Json, TraceKind, TracePath, command, dump, traces_app
+from harness.cli.base import Json, TraceKind, TracePath, add, dump, traces_app
 
 
-@traces_app.command("describe")
-@command
+@add("describe", to=traces_app, shown=("harness traces describe trace.jsonl --kind mooncake",))
 def traces_describe(trace: TracePath, kind: TraceKind = "auto", json_output: Json = False) -> None:
-    """Print what is in a trace: counts, lengths, arrivals, sessions, ideal prefix hit."""
+    """Print a trace's counts, lengths, arrivals and sessions."""
     from harness.commands.display import print_table
     from harness.plan.traces import describe_trace
 
@@ -20,14 +19,13 @@ def traces_describe(trace: TracePath, kind: TraceKind = "auto", json_output: Jso
         dump(described.to_dict())
         return
     print(trace)
-    print_table("", ("figure", "value"), described.facts())
+    print_table("", ("metric", "value"), described.facts())
     print_table("", described.columns, described.rows())
     for note in described.notes:
         print(f"note: {note}")
 
 
-@traces_app.command("convert")
-@command
+@add("convert", to=traces_app, shown=("harness traces convert trace.csv out.jsonl --kind azure",))
 def traces_convert(
     trace: TracePath,
     out: Annotated[
@@ -35,11 +33,11 @@ def traces_convert(
     ],
     kind: TraceKind = "auto",
     seed: Annotated[
-        int, typer.Option("--seed", help="Of the draw, for a trace of distributions (ServeGen).")
+        int, typer.Option("--seed", help="Random seed, for a trace of distributions (ServeGen).")
     ] = 0,
     json_output: Json = False,
 ) -> None:
-    """Write a trace in the plain form, JSON lines."""
+    """Convert a trace to JSON lines."""
     from harness.plan.traces import convert_trace
 
     written = convert_trace(trace, out, kind, seed=seed)

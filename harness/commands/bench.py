@@ -1,7 +1,7 @@
 """`harness bench`: a running endpoint and a few options as a profile.
 
-The options make the same document that a person would write as YAML, so that a bench run is an
-ordinary run: its profile is saved in the run directory, and `harness run` repeats it.
+The options become a YAML profile that is saved in the run directory, so `harness run` can repeat
+the run.
 """
 
 import io
@@ -27,10 +27,10 @@ from harness.server.one_request import client_options, one_token_body, request_o
 from harness.server.ready import listed_models
 
 PROBED_APIS: Final = (Api.CHAT, *(api for api in WIRE_APIS if api is not Api.CHAT))
-"""APIs in the order in which they are tried: most servers speak chat completions."""
+"""APIs in the order in which they are tried; most servers have chat completions."""
 
 PROBE_TIMEOUT_S: Final = 60.0
-"""Longest wait for the answer to one probe: a first request may compile kernels."""
+"""Timeout of one probe: a first request may compile kernels."""
 
 WORKLOADS: Final = ("chat", "claude-chat", "claude-code", "doc-qa", "thinking", "batch")
 
@@ -38,13 +38,13 @@ SHORT_IDLE_S: Final = 2.0
 """Idle is measured this long; a profile of purpose `measure` takes 30 s by default."""
 
 SHORT_ANSWER_TOK: Final = 8
-"""Length of each answer of the check before and after the load."""
+"""Output length of each response of the quality check."""
 
 MESSAGE_TOK: Final = 64
-"""Room for what a chat template adds to one message."""
+"""Tokens reserved for what a chat template adds to one message."""
 
 MOST_TOK: Final = 10_000_000
-"""Longest input or output; no model takes a tenth of it."""
+"""Longest input or output; ten times the context of any model."""
 
 _LENGTH = re.compile(r"^\s*([0-9.]+k?)\s*(?:(?:±|\+-|\+/-)\s*([0-9.]+k?))?\s*$", re.IGNORECASE)
 _SLOS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
@@ -52,16 +52,16 @@ _SLOS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What the command line says. None is not said.
+    """Options of the command line; None where not given.
 
     Attributes:
         urls: base URLs of the replicas.
-        model: its name at the server; default: the only one that is served.
-        api: wire API; default: the first that answers.
-        concurrency: a stage for each number of requests in flight.
-        rates: a stage for each number of starts per second.
+        model: served name; default: the only one.
+        api: wire API; default: the first that responds.
+        concurrency: one stage for each number of requests in flight.
+        rates: one stage for each number of starts per second.
         isl: input tokens, `1024` or `1024±128`.
-        osl: output tokens, likewise.
+        osl: output tokens, in the same form.
         workload: one of `WORKLOADS`.
         trace: a recorded trace to replay.
         duration_s: length of each stage's measurement window.
@@ -93,13 +93,13 @@ class BenchOptions:
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a running endpoint answered.
+    """Properties of a running endpoint.
 
     Attributes:
-        model: the model's name there.
-        max_context_tok: its longest context, None where it does not say.
-        api: the API that answered.
-        forced: it takes `ignore_eos`, so output lengths can be forced.
+        model: served name.
+        max_context_tok: longest context; None if the endpoint does not report it.
+        api: the API that responded.
+        forced: whether it accepts `ignore_eos`, so that output lengths can be forced.
     """
 
     model: str
@@ -109,10 +109,10 @@ class Probed:
 
 
 def numbers(text: str, option: str, kind: Callable[[str], float]) -> tuple[float, ...]:
-    """`1,4,16` as numbers above 0.
+    """Parse `1,4,16`.
 
     Raises:
-        ProfileError: it is something else; names the option.
+        ProfileError: not different numbers above 0.
     """
     try:
         found = tuple(kind(part.strip()) for part in text.split(",") if part.strip())
@@ -120,17 +120,17 @@ def numbers(text: str, option: str, kind: Callable[[str], float]) -> tuple[float
         found = ()
     if not found or len(set(found)) < len(found) or any(not 0 < n < float("inf") for n in found):
         raise ProfileError(
-            f"{option} {text!r} is not a list of different numbers above 0",
-            next_step=f"write numbers with commas between them: {option} 1,4,16",
+            f"{option} {text!r} must be different numbers above 0",
+            next_step=f"separate numbers by commas: {option} 1,4,16",
         )
     return found
 
 
 def duration_s(text: str, option: str) -> float:
-    """`30s` or `2m` in seconds.
+    """Parse `30s` or `2m`.
 
     Raises:
-        ProfileError: it is something else, or 0.
+        ProfileError: not a duration above 0.
     """
     try:
         found = parse_duration_s(text)
@@ -138,16 +138,16 @@ def duration_s(text: str, option: str) -> float:
             raise ValueError
     except ValueError:
         raise ProfileError(
-            f"{option} {text!r} is not a length of time", next_step=f"write {option} 30s"
+            f"{option} {text!r} must be a duration above 0", next_step=f"write {option} 30s"
         ) from None
     return found
 
 
 def length(text: str, option: str) -> int | dict[str, Any]:
-    """`1024` as a constant length, `1024±128` as one that is drawn evenly from 896 to 1152.
+    """Parse `1024`, or `1024±128` for a uniform distribution from 896 to 1152.
 
     Raises:
-        ProfileError: it is something else.
+        ProfileError: neither.
     """
     match = _LENGTH.match(text)
     try:
@@ -171,7 +171,7 @@ def slos(text: str) -> dict[str, str]:
     """`ttft=1s,tpot=50ms` as a profile's `slos`.
 
     Raises:
-        ProfileError: an unknown name, or a length of time that cannot be read.
+        ProfileError: unknown or repeated name, or not a duration.
     """
     found: dict[str, str] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
@@ -181,17 +181,17 @@ def slos(text: str) -> dict[str, str]:
                 raise ValueError
         except ValueError:
             raise ProfileError(
-                f"--slo {part!r} cannot be read",
-                next_step=f"write {', '.join(f'{one}=1s' for one in _SLOS)}: any of them",
+                f"--slo {part!r} must be one of {', '.join(_SLOS)} with a duration, each once",
+                next_step=f"write {', '.join(f'{one}=1s' for one in _SLOS)}",
             ) from None
         found[_SLOS[name]] = value
     if not found:
-        raise ProfileError(f"--slo {text!r} names none", next_step="write --slo ttft=1s")
+        raise ProfileError(f"--slo {text!r} has no SLO", next_step="write --slo ttft=1s")
     return found
 
 
 def base_url(url: str) -> str:
-    """The server's address without the `/v1` that other tools want.
+    """The base URL, without a trailing `/v1`.
 
     Raises:
         ProfileError: it is not an http or https URL.
@@ -200,27 +200,27 @@ def base_url(url: str) -> str:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         usable = usable and url.isprintable() and not (parts.query or parts.fragment)
-    except ValueError:  # half an IPv6 address, a port that is no number
+    except ValueError:  # incomplete IPv6 address, or port that is not a number
         usable = False
     if not usable:
         raise ProfileError(
-            f"--url {url!r} is not a server's address",
+            f"--url {url!r} is not an http or https base URL",
             next_step="write --url http://HOST:PORT",
         )
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
 def api_key(variable: str) -> str:
-    """The API key in an environment variable. It is never part of a message.
+    """The API key in an environment variable. Messages never contain it.
 
     Raises:
-        ProfileError: the variable is not set or empty, or what it holds cannot be sent in a header.
+        ProfileError: not set, empty, or not usable in a header.
     """
     key = os.environ.get(variable, "").strip()
     if not key or not (key.isascii() and key.isprintable()):
         raise ProfileError(
-            f"--api-key-env names {variable!r}, which holds no API key",
-            cause="it is not set, empty, or has characters that a header cannot carry",
+            f"--api-key-env: environment variable {variable!r} has no usable API key",
+            cause="it is not set, empty, or has characters that headers do not allow",
             next_step=f"export {variable}=…, or name another variable",
         )
     return key
@@ -229,12 +229,11 @@ def api_key(variable: str) -> str:
 def probe(
     url: str, model: str | None, api: Api | None, api_key: str | None, network: Network
 ) -> Probed:
-    """Ask a running endpoint which model it serves, which API it speaks and whether output lengths
-    can be forced there.
+    """Detect an endpoint's model, API and support for forced output lengths.
 
     Raises:
-        ServerError: nothing answers, the key is wrong, or no API answers.
-        PreflightError: several models are served and none was named.
+        ServerError: no response, or the key is wrong.
+        PreflightError: the model is not served, or the endpoint lists several.
     """
     served, max_context_tok = _models(url, model, api_key, network)
     refused: list[str] = []
@@ -250,15 +249,15 @@ def probe(
             )
         refused.append(f"{one.value} ({wire(one).path}): {reply.error}")
     raise ServerError(
-        f"{url} answers no request for {served!r}",
-        cause="it speaks another API, or refuses this model or key",
-        next_step="name the API with --api and the model with --model; --api-key-env for a key",
+        f"{url} rejected every request for {served!r}",
+        cause="another API, or the model or key is not accepted",
+        next_step="set the API with --api, the model with --model and the key with --api-key-env",
         details="\n".join(refused),
     )
 
 
 def _takes_ignore_eos(endpoint: Endpoint, api: Api, api_key: str | None, network: Network) -> bool:
-    """Whether it takes `ignore_eos`; an API without that field never does."""
+    """Whether it accepts `ignore_eos`; only some APIs have that field."""
     if not wire(api).forces_output:
         return False
     body = json.dumps(json.loads(one_token_body(endpoint.model, api)) | {"ignore_eos": True})
@@ -279,46 +278,46 @@ def _models(
         )
     except httpx.HTTPError as error:
         raise ServerError(
-            f"nothing answers at {url}: {type(error).__name__}: {error}",
+            f"no response from {url}: {type(error).__name__}: {error}",
             cause="no server listens there, or it is still starting",
-            next_step="start it, or correct --url",
+            next_step="start the server, or correct --url",
         ) from error
     if answer.status_code in (401, 403):
         raise ServerError(
             f"GET {url}/v1/models: HTTP {answer.status_code}: {error_text(answer.content)}",
             cause="the API key is missing or wrong",
-            next_step="put the key into an environment variable and name it with --api-key-env",
+            next_step="export the key as an environment variable; pass its name to --api-key-env",
         )
     rows = listed_models(answer)
     if model is not None:
         if rows and model not in rows:
             raise PreflightError(
                 f"{url} does not serve {model!r}; it serves {', '.join(map(repr, rows))}",
-                next_step="name one of them with --model",
+                next_step="choose one of them with --model",
             )
         return model, rows.get(model)
     if len(rows) != 1:
         raise PreflightError(
             f"{url} lists {len(rows)} models: {', '.join(map(repr, rows)) or 'none'}",
-            next_step="name the one to measure with --model",
+            next_step="choose the model with --model",
         )
     return next(iter(rows.items()))
 
 
 def document(options: BenchOptions, probed: Probed) -> dict[str, Any]:
-    """The profile that the options mean.
+    """The options as a profile.
 
     Raises:
-        ProfileError: options that contradict each other, or that cannot be read.
+        ProfileError: invalid or contradictory options.
     """
     kinds = [
         name
-        for name, said in (
+        for name, given in (
             ("--isl/--osl", options.isl or options.osl),
             ("--workload", options.workload),
             ("--trace", options.trace),
         )
-        if said
+        if given
     ]
     if len(kinds) > 1:
         raise ProfileError(f"{' and '.join(kinds)} exclude each other", next_step="choose one")
@@ -371,7 +370,7 @@ def _workload(options: BenchOptions) -> dict[str, Any]:
     if options.workload is not None:
         if options.workload not in WORKLOADS:
             raise ProfileError(
-                f"--workload {options.workload!r} is not known",
+                f"unknown workload {options.workload!r} (--workload)",
                 next_step=f"choose one of {', '.join(WORKLOADS)}",
             )
         return {"kind": options.workload}
@@ -407,7 +406,7 @@ def _load(options: BenchOptions, *, over: str) -> list[dict[str, Any]]:
 
 
 def to_yaml(profile: Mapping[str, Any], command: Sequence[str]) -> str:
-    """The profile as a file to keep, headed by the command that made it."""
+    """The profile as YAML, with the command in a comment on top."""
     from ruamel.yaml import YAML
 
     yaml = YAML()

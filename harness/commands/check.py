@@ -1,4 +1,4 @@
-"""What is wrong here, found before a run: preflight, power sources, and one real request."""
+"""Preflight of a run: profile, server, power sources, and one real request."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from harness.telemetry.sources.select import SourceContext, specs_of
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        what: its name.
+        what: name of the check.
         ok: false if it prevents a run.
-        text: what was found; for a problem with cause and next step.
+        text: what was found; with cause and next step for a problem.
     """
 
     what: str
@@ -42,12 +42,12 @@ class Finding:
 
 
 def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
-    """Everything that can be found wrong without a load.
+    """All problems that can be found without load.
 
     Args:
-        profile: validated already.
-        start: start the server too and send it one real request of the workload, tools and all. A
-            server of kind `attach` is asked anyway.
+        profile: already validated.
+        start: also start the server and send one real request of the workload. A running server
+            (kind `attach`) always receives it.
     """
     findings = [Finding("profile", True, f"{profile.name} is valid (purpose {profile.purpose})")]
     notes: list[str] = []
@@ -92,9 +92,7 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
 
 
 def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:
-    """What of power and energy the run will measure; a source that the profile names and that gives
-    nothing is a problem.
-    """
+    """What each power source measures; one that the profile names must measure something."""
     named = not isinstance(profile.telemetry.power, str)
     uuids = tuple(gpu.uuid for gpu in prepared.gpus)
     around = SourceContext(uuids, network=profile.traffic.network)
@@ -109,14 +107,14 @@ def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:
             yield Finding(
                 what,
                 profile.purpose is not Purpose.MEASURE,
-                f"no real hardware, so it measures nothing: {found.double}",
+                f"simulated hardware, which measures nothing: {found.double}",
             )
         elif kinds:
             yield Finding(what, True, f"measures {', '.join(kinds)}")
         else:
-            why = "; ".join(found.why_not) or "nothing answers"
+            why = "; ".join(found.why_not) or "no response"
             step = (
-                "\n  next step: `harness check --system`, or take it out of telemetry.power"
+                "\n  next step: run `harness check --system`, or remove it from telemetry.power"
                 if named
                 else ""
             )
@@ -127,12 +125,11 @@ def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:
             and gpu.power_limit_default_w is not None
             and gpu.power_limit_w < gpu.power_limit_default_w
         ):
-            limits = (
-                f"limited to {gpu.power_limit_w:g} W, and its default is"
-                f" {gpu.power_limit_default_w:g} W"
-            )
             yield Finding(
-                "power limit", True, f"GPU {gpu.index} is {limits}: was a limit left behind?"
+                "power limit",
+                True,
+                f"GPU {gpu.index}: {gpu.power_limit_w:g} W, below its default of"
+                f" {gpu.power_limit_default_w:g} W; reset it unless this is deliberate",
             )
 
 
@@ -164,5 +161,5 @@ def _one_request(prepared: Prepared) -> Iterator[Finding]:
             yield Finding(
                 f"one real request to {endpoint.name}",
                 True,
-                f"answered; the server counts {counted}",
+                f"responded; the server counts {counted}",
             )

@@ -1,9 +1,5 @@
-"""What a person sees while a run is under way. Listens to what the run announces and knows nothing
-else.
-
-Three views of the same announcements: `LiveView` on a terminal (rich), `PlainView` line by line
-elsewhere, `QuietView` nothing but warnings. All write to the given stream, so that `--json` keeps
-stdout for the summary alone.
+"""Progress of a run: `LiveView` on a terminal, `PlainView` line by line elsewhere, `QuietView` with
+warnings only. With `--json` they write to stderr, since stdout is for the summary.
 """
 
 import sys
@@ -24,16 +20,16 @@ _PIPE_WIDTH: Final = 400
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How the load is going.
+    """State of the load.
 
     Attributes:
         stage: name of the load stage.
         phase: `warm-up`, `window`, `draining` or `sessions`.
-        elapsed_s: since the stage's start.
-        total_s: planned length of warm-up and window; None when the stage ends with its sessions.
-        output_tok_s: over the last seconds; None is not known yet.
-        traffic: latest of the load generator.
-        telemetry: latest of servers and boards.
+        elapsed_s: time since the stage's start.
+        total_s: planned warm-up and window; None if the stage ends with its sessions.
+        output_tok_s: rate over the last seconds; None if not yet available.
+        traffic: latest state of the load generator.
+        telemetry: latest state of servers and GPUs.
     """
 
     stage: str
@@ -46,19 +42,19 @@ class Progress:
 
 
 class View(Protocol):
-    """Somebody who watches a run."""
+    """Receives the progress of a run."""
 
     def phase(self, name: str, detail: str = "") -> None:
-        """A new phase has begun."""
+        """A new phase begins."""
 
     def note(self, text: str) -> None:
-        """Something worth a line."""
+        """An informational line."""
 
     def warn(self, text: str) -> None:
-        """Something that a person should see even when all is quiet."""
+        """A warning, shown even with `--quiet`."""
 
     def progress(self, progress: Progress) -> None:
-        """The load's state, about twice a second."""
+        """State of the load, about four times a second."""
 
     def __enter__(self) -> Self: ...
     def __exit__(
@@ -100,7 +96,7 @@ class QuietView:
 
 
 def progress_line(progress: Progress) -> str:
-    """One line of plain text for a log."""
+    """One line for a log."""
     traffic, telemetry = progress.traffic, progress.telemetry
     left = None if progress.total_s is None else max(0.0, progress.total_s - progress.elapsed_s)
     parts = [f"{progress.stage} {progress.phase} {human_duration(progress.elapsed_s)}"]
@@ -127,7 +123,7 @@ def progress_line(progress: Progress) -> str:
 
 
 class PlainView(QuietView):
-    """One line an announcement; progress every `interval_s`."""
+    """One line per event; progress every `interval_s`."""
 
     def __init__(self, stream: TextIO | None = None, *, interval_s: float = 5.0) -> None:
         super().__init__(stream)
@@ -147,7 +143,6 @@ class PlainView(QuietView):
         self._line(text)
 
     def progress(self, progress: Progress) -> None:
-        """One line every few seconds."""
         now = now_ns()
         if self._last_ns is None or seconds(now - self._last_ns) >= self._interval_s:
             self._last_ns = now
@@ -155,7 +150,7 @@ class PlainView(QuietView):
 
 
 class LiveView(QuietView):
-    """A panel that is redrawn in place, with phases and notes scrolling above it."""
+    """A panel redrawn in place, with phases and notes scrolling above it."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
@@ -181,7 +176,6 @@ class LiveView(QuietView):
         self._live.__exit__(kind, error, trace)
 
     def phase(self, name: str, detail: str = "") -> None:
-        """A line with the time, and the panel's title."""
         from rich.markup import escape
 
         self._phase, self._progress = name, None
@@ -282,7 +276,7 @@ def _panel(progress: Progress) -> "Panel":
 
 
 def choose_view(*, quiet: bool, json_output: bool) -> View:
-    """The view for this terminal: with `--json` all of it goes to stderr."""
+    """The view for this terminal; on stderr with `--json`."""
     stream = sys.stderr if json_output else sys.stdout
     if quiet:
         return QuietView()
@@ -292,7 +286,7 @@ def choose_view(*, quiet: bool, json_output: bool) -> View:
 def print_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None
 ) -> None:
-    """A table for people; the first column is left-aligned, numbers to the right."""
+    """Print a table; all columns but the first are right-aligned."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -310,6 +304,5 @@ def print_table(
     for row in rows:
         table.add_row(*[escape(cell) for cell in row])
     out = stream or sys.stdout
-    # Into a pipe or a file a row is a line, however long: what reads it there looks for whole
-    # words.
+    # In a pipe or a file one row is one line, however long, for grep and the like.
     Console(file=out, highlight=False, width=None if out.isatty() else _PIPE_WIDTH).print(table)

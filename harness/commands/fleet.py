@@ -1,6 +1,4 @@
-"""`harness fleet` as one call: runs at sites, over time where that is asked for, written and shown
-on loopback.
-"""
+"""`harness fleet`: estimates for runs at sites, with a simulation over time on request."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,17 +18,14 @@ from harness.fleet.site.types import Site
 
 @dataclass(frozen=True, slots=True)
 class FleetRequest:
-    """What is asked.
+    """Arguments of `fleet`.
 
     Attributes:
-        runs: run directories; the first fills the page.
+        runs: run directories; the page is about the first.
         sites: names or files.
-        compare_sites: all shipped sites beside those.
-        options: of the estimates.
-        time: of the simulation; None simulates nothing.
-        modelled: ratio between types of GPU as text: table, a number, LOW:HIGH, aiconfigurator or
-            aiconfigurator:MODEL.
-        modelled_source: who says so.
+        compare_sites: all known sites, in addition to `sites`.
+        options: options of the estimates.
+        time: options of the simulation; None for no simulation.
     """
 
     runs: Sequence[Path]
@@ -39,17 +34,21 @@ class FleetRequest:
     options: Options | None = None
     time: TimeOptions | None = None
     modelled: str | None = None
+    """Throughput ratio between GPU types: `table`, a number, LOW:HIGH, `aiconfigurator` or
+    `aiconfigurator:MODEL`.
+    """
     modelled_source: str | None = None
+    """Source of that ratio."""
 
 
 def fleet(request: FleetRequest) -> FleetAnswer:
-    """Estimate every run at every site; only the first case with an answer is simulated over time.
+    """Estimate every run at every site; only the first successful case is simulated over time.
 
     Raises:
-        HarnessError: of the first case, where not one has an answer.
+        HarnessError: that of the first case, if no case succeeds.
     """
     sites = [_site(name) for name in dict.fromkeys(request.sites)]
-    runs = {run.resolve(): run for run in request.runs}.values()  # one that is named twice is one
+    runs = {run.resolve(): run for run in request.runs}.values()  # without duplicates
     if request.compare_sites:
         sites += [site for site in list_sites() if site.name not in {known.name for known in sites}]
     if request.modelled is not None:
@@ -63,8 +62,7 @@ def fleet(request: FleetRequest) -> FleetAnswer:
             try:
                 ratio = _ratio(run, site, request)
                 estimated = estimate(run, site, options=replace(options, modelled=ratio))
-                # Several simulations would cost much and fill no page: the first stands for the
-                # site.
+                # Simulations are slow, and the page shows the first only.
                 over_time = (
                     forecast(estimated, request.time)
                     if request.time is not None and not cases
@@ -87,8 +85,8 @@ def _site(name: str) -> Site:
 
 
 def _ratio(run: Path, site: Site, request: FleetRequest) -> Ratio | None:
-    """The stated model between the run's type of GPU and the site's; None where they are the same
-    or none is stated.
+    """The stated ratio between the run's GPU type and the site's; None if they are equal or none
+    is stated.
     """
     if request.modelled is None or not site.types:
         return None
@@ -98,7 +96,8 @@ def _ratio(run: Path, site: Site, request: FleetRequest) -> Ratio | None:
         return None
     if len(site.types) > 1:
         raise NotComparableError(
-            f"{site.name} is a mix of {' + '.join(site.types)}: a ratio to a mix is none"
+            f"{site.name} has several GPU types ({' + '.join(site.types)}):"
+            " a ratio to a mix is not defined"
         )
     tool, _, model = request.modelled.partition(":")
     if tool == aiconfigurator.NAME:

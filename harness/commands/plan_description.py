@@ -1,4 +1,4 @@
-"""A plan in words and numbers, before anything is started."""
+"""What a run would send, described before anything is started."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from harness.server.select import kv_capacity
 
 @dataclass(frozen=True, slots=True)
 class DescribedPlan:
-    """A plan in words and numbers.
+    """A described plan.
 
     Attributes:
-        lines: what is said once.
+        lines: properties of the whole plan.
         columns: headings of the table.
-        rows: one a stage.
-        notes: what a reader should know.
-        stages: the same as numbers; None where a closed loop has no end but time.
+        rows: one per stage.
+        notes: hints for the reader.
+        stages: the rows as numbers.
     """
 
     lines: tuple[str, ...]
@@ -34,7 +34,6 @@ class DescribedPlan:
     plan: RunPlan
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
         return {
             "workload_sha256": self.plan.workload_sha256,
             "plan_sha256": self.plan.plan_sha256,
@@ -47,14 +46,14 @@ class DescribedPlan:
 
 
 def describe_plan(profile: Profile) -> DescribedPlan:
-    """What a run of this profile would send, when, and how many tokens in all. Starts nothing; may
-    make a built-in model.
+    """Requests, times and tokens of a run of this profile. Starts nothing, but may build a built-in
+    model.
     """
     facts = resolve(profile.model.id, load_format=profile.model.load_format)
     plan = make_plan(profile, facts)
     stages = tuple(_stage_numbers(plan, stage) for stage in plan.stages)
     context = f"contexts up to {plan.context_limit_tok} tokens"
-    words = f"{plan.tok_per_word:.3g} tokens a word ({plan.tok_per_word_source})"
+    words = f"{plan.tok_per_word:.3g} tokens per word ({plan.tok_per_word_source})"
     lines = (
         (
             f"{profile.name}: purpose {profile.purpose}, {profile.traffic.workload.kind} over"
@@ -77,7 +76,7 @@ def describe_plan(profile: Profile) -> DescribedPlan:
                 else human_duration(stage.warmup_ns / 1e9)
             ),
             "until done" if stage.window_ns is None else human_duration(stage.window_ns / 1e9),
-            f"{'' if numbers['bounded'] else 'deck of '}{numbers['sessions']}",
+            f"{'' if numbers['bounded'] else 'at least '}{numbers['sessions']}",
             human_number(numbers["requests"]),
             human_number(numbers["input_tok"], 6),
             human_number(numbers["output_tok"], 6),
@@ -90,8 +89,8 @@ def describe_plan(profile: Profile) -> DescribedPlan:
     notes = [*plan.notes, *clipped, *_kv_notes(profile, facts, plan, stages)]
     if not all(numbers["bounded"] for numbers in stages):
         notes.append(
-            "a closed loop is bounded by time: the deck is for one second a request, and more"
-            " follows from the seed"
+            "a closed loop is bounded by time: counts assume one second per request, and further"
+            " sessions are drawn as needed"
         )
     columns = (
         "stage",
@@ -103,7 +102,7 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         "input tok",
         "output tok",
         "longest context",
-        "prefix seen before",
+        "shared prefix",
     )
     return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan)
 
@@ -111,13 +110,11 @@ def describe_plan(profile: Profile) -> DescribedPlan:
 def _kv_notes(
     profile: Profile, facts: ModelFacts, plan: RunPlan, stages: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """Whether the live conversations of each closed loop fit into the KV cache: what does not stay
-    resident is computed again.
-    """
+    """Whether the live sessions of each closed loop fit into the KV cache."""
     if facts.kv_bytes_per_tok is None:
         yield (
-            "KV cache: the size of a token is not known here (the model's config.json is not on"
-            " this machine, or its layers differ)"
+            "KV cache: bytes per token are unknown (the model's config.json is not on this machine,"
+            " or its layers differ)"
         )
         return
     capacity_tok, where = kv_capacity(profile.server, facts)
@@ -125,16 +122,16 @@ def _kv_notes(
         if not stage.concurrency or not numbers["requests"]:
             continue
         mean_tok = (numbers["input_tok"] + numbers["output_tok"]) / numbers["requests"]
-        private_tok = max(0.0, mean_tok - plan.head.tok)  # the shared head is kept once
+        private_tok = max(0.0, mean_tok - plan.head.tok)  # the shared head is stored once
         working_tok = plan.head.tok + stage.concurrency * private_tok
         size_gib = working_tok * facts.kv_bytes_per_tok / 2**30
         text = (
-            f"KV cache, {stage.name}: {stage.concurrency} live conversations of {mean_tok:,.0f}"
-            f" tokens in the mean keep {working_tok:,.0f} tokens ({size_gib:.3g} GiB at"
-            f" {facts.kv_bytes_per_tok / 1024:.4g} KiB a token)"
+            f"KV cache, {stage.name}: {stage.concurrency} live sessions of {mean_tok:,.0f} tokens"
+            f" on average need {working_tok:,.0f} tokens ({size_gib:.3g} GiB at"
+            f" {facts.kv_bytes_per_tok / 1024:.4g} KiB per token)"
         )
         if capacity_tok is None:
-            yield f"{text}; the capacity is not known here: {where}"
+            yield f"{text}; the capacity is unknown: {where}"
         elif working_tok <= capacity_tok:
             yield f"{text}; all stay resident in {capacity_tok:,.0f} tokens ({where})"
         else:

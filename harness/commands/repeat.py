@@ -1,11 +1,10 @@
-"""Repeats of one or several profiles: fresh seed and fresh server each, variants in random order,
-everything in one folder.
+"""Repeats of one or several profiles: new seed and new server each, variants in random order, all
+in one folder.
 
-A repeat is a block: each variant runs once in it, in an order drawn from the seed, so that whatever
-drifts over hours meets all variants alike. Variants of one block have the same seed and so the same
-plan. The folder's `series.json` says what is planned and what is done; it is written whole before
-and after each run, so a kill -9 loses nothing that has finished, and `resume` goes on with what is
-missing.
+A repeat is a block: each variant runs once, in an order drawn from the seed, so that slow drift
+affects all variants alike. Variants of one block have the same seed and so the same plan. The
+folder's `series.json` lists planned and completed runs. It is rewritten before and after each run,
+so a kill -9 loses no completed run, and `resume` continues with the missing ones.
 """
 
 import json
@@ -49,10 +48,10 @@ FAILED: Final = "failed"
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """One of the profiles that are held against each other.
+    """One of the profiles to compare.
 
     Attributes:
-        name: unique in its series.
+        name: unique within its series.
         profile: as loaded.
         source: its file.
         overrides: `--set` arguments.
@@ -69,12 +68,12 @@ class Entry:
     """One planned run.
 
     Attributes:
-        variant: name.
-        repeat: from 1.
-        seed: of its plan.
+        variant: name of the variant.
+        repeat: number, from 1.
+        seed: seed of the plan.
         state: planned, done or failed.
-        run: folder of the run that was made of it; None before.
-        error: what failed.
+        run: folder of the completed run, else None.
+        error: reason of a failure.
     """
 
     variant: str
@@ -87,14 +86,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class SeriesResult:
-    """What came of a series.
+    """Result of a series.
 
     Attributes:
-        folder: where it lies; a comparison takes it.
+        folder: folder of the series, as a comparison takes it.
         entries: in the order in which they ran.
-        exit_code: 130 when it was interrupted, else the first failure's, else 0. Verdicts and
-            thresholds of single runs do not count: the comparison says what they add up to.
-        messages: what a person should be told.
+        exit_code: 130 if interrupted, else that of the first failure, else 0. Verdicts and
+            thresholds of single runs do not count: the comparison evaluates them together.
+        messages: lines to show.
     """
 
     folder: Path
@@ -104,7 +103,7 @@ class SeriesResult:
 
 
 class RunOne(Protocol):
-    """As `harness.commands.run.run_profile`."""
+    """Signature of `harness.commands.run.run_profile`."""
 
     def __call__(
         self,
@@ -121,10 +120,10 @@ class RunOne(Protocol):
 
 
 def load_variants(paths: Sequence[Path], overrides: Sequence[str] = ()) -> tuple[Variant, ...]:
-    """Load profiles; overrides hold for all of them.
+    """Load profiles; overrides apply to all of them.
 
     Raises:
-        ProfileError: one of them is wrong.
+        ProfileError: a profile is invalid.
     """
     variants: list[Variant] = []
     for path in paths:
@@ -140,17 +139,17 @@ def load_variants(paths: Sequence[Path], overrides: Sequence[str] = ()) -> tuple
 
 
 def check_comparable(variants: Sequence[Variant], allow: Sequence[str] = ()) -> None:
-    """Refuse before an hour is spent what a comparison would refuse after it.
+    """Check before running whether the variants can be compared.
 
     Raises:
-        NotComparableError: variants differ in their traffic, SLOs, model or output lengths, and the
-            key is not allowed to.
-        ProfileError: an unknown key.
+        NotComparableError: variants differ in traffic, SLOs, model or output lengths, and `allow`
+            does not have that key.
+        ProfileError: unknown key in `allow`.
     """
     unknown = [key for key in allow if key not in MISMATCH_KEYS]
     if unknown:
         raise ProfileError(
-            f"{unknown[0]!r} is no identity key",
+            f"unknown identity key {unknown[0]!r}",
             next_step=f"use one of: {', '.join(MISMATCH_KEYS)}",
         )
     first = variants[0]
@@ -165,7 +164,7 @@ def check_comparable(variants: Sequence[Variant], allow: Sequence[str] = ()) -> 
                 raise NotComparableError(
                     f"the profiles differ in {key}: {read(first.profile)} in {first.source},"
                     f" {read(other.profile)} in {other.source}",
-                    cause="their runs would not answer the same question",
+                    cause="the runs would not be comparable",
                     next_step=(
                         f"make {'traffic and slos' if key == 'workload_sha256' else key} equal, or"
                         f" pass --allow-mismatch {key}"
@@ -174,11 +173,11 @@ def check_comparable(variants: Sequence[Variant], allow: Sequence[str] = ()) -> 
 
 
 def plan_entries(variants: Sequence[Variant], repeats: int, seed: int) -> tuple[Entry, ...]:
-    """Every run in its order.
+    """All runs in order.
 
-    The k-th repeat has seed `seed` + k - 1 in all variants. Where a variant attaches to a server
-    that stays up, every run has a seed of its own: the second variant would find the first one's
-    prompts in the server's prefix cache.
+    The k-th repeat has seed `seed` + k - 1 in all variants. If a variant attaches to a running
+    server, every run has its own seed. Otherwise the second variant would find the prompts of the
+    first in the server's prefix cache.
     """
     shared = (
         all(variant.profile.server.kind != "attach" for variant in variants) or len(variants) == 1
@@ -200,26 +199,26 @@ def start_series(
     cooldown_s: float | None = None,
     allow_mismatch: Sequence[str] = (),
 ) -> Path:
-    """Make the folder of a new series and return it. Nothing runs yet.
+    """Create the folder of a new series and return it. Nothing runs yet.
 
     Args:
         variants: one or more.
-        repeats: of each; default: the first profile's.
-        out: folder to make it in.
+        repeats: runs of each; default: the first profile's.
+        out: parent folder.
         cooldown_s: pause between runs; default: the longest of the profiles'.
         allow_mismatch: identity keys in which variants may differ.
 
     Raises:
         ProfileError: nothing to repeat.
-        NotComparableError: the variants do not answer the same question.
-        ArtifactError: the folder cannot be made.
+        NotComparableError: the variants are not comparable.
+        ArtifactError: the folder cannot be created.
     """
     check_comparable(variants, allow_mismatch)
     first = variants[0].profile
     repeats = first.repeats if repeats is None else repeats
     if repeats < 1 or repeats * len(variants) < 2:
         raise ProfileError(
-            "one run is no series of repeats",
+            "a series requires at least two runs",
             next_step="pass --repeats 5, or set `repeats: 5` in the profile",
         )
     names = "+".join(variant.name for variant in variants)[:60]
@@ -228,7 +227,7 @@ def start_series(
         (folder / PROFILES_DIR).mkdir(parents=True)
     except OSError as error:
         raise ArtifactError(
-            f"cannot make {folder}: {error.strerror or error}",
+            f"cannot create {folder}: {error.strerror or error}",
             next_step="choose another folder with --out",
         ) from error
     for variant in variants:
@@ -258,19 +257,19 @@ def run_series(
     calibrate: bool = True,
     run_one: RunOne = run_profile,
 ) -> SeriesResult:
-    """Run what a series has not done yet: all of a new one, the rest of one that was cut off.
+    """Run what a series has not completed yet.
 
     Args:
-        folder: as `start_series` made it.
-        view: makes the one who watches, anew for every run.
+        folder: from `start_series`.
+        view: creates the view of each run.
         calibrate: as for a run.
-        run_one: what runs a profile.
+        run_one: runs a profile.
 
     Raises:
         ArtifactError: no such series.
-        ProfileError: one of its profiles does not load any more.
-        HarnessError: a variant failed twice in a row; what has finished is kept, and `series.json`
-            says what failed.
+        ProfileError: a profile of the series no longer loads.
+        HarnessError: a variant failed twice in a row; completed runs are kept, and `series.json`
+            has the reason.
     """
     fields, entries = _load(folder)
     variants = {variant.name: variant for variant in _variants(folder, fields)}
@@ -316,9 +315,7 @@ def run_series(
                 failed_before.add(entry.variant)
                 continue
         if result.exit_code is ExitCode.INTERRUPTED:
-            messages.append(
-                f"interrupted: harness repeat --resume {folder} goes on with what is missing"
-            )
+            messages.append(f"interrupted; to continue: harness repeat --resume {folder}")
             return SeriesResult(folder, tuple(entries), ExitCode.INTERRUPTED, tuple(messages))
         failed_before.discard(entry.variant)
         entries[position] = replace(entry, state=DONE, run=result.run_dir.name)
@@ -339,7 +336,7 @@ def variants_of(folder: Path) -> tuple[Variant, ...]:
 
     Raises:
         ArtifactError: no such series.
-        ProfileError: one of its profiles does not load any more.
+        ProfileError: a profile of the series no longer loads.
     """
     return _variants(folder, _load(folder)[0])
 
@@ -359,8 +356,7 @@ def _variants(folder: Path, fields: Mapping[str, Any]) -> tuple[Variant, ...]:
         copy = folder / PROFILES_DIR / f"{one['name']}.yaml"
         overrides = tuple(one.get("overrides", ()))
         profile = load_profile(copy, overrides)
-        # The name of a profile that has none is its file's stem, which the copy changes where two
-        # had the same.
+        # A profile without a name takes its file's stem, which the copy changes for duplicates.
         found.append(Variant(one["name"], profile, copy, overrides))
     return tuple(found)
 
@@ -371,8 +367,8 @@ def _notes(variants: Sequence[Variant]) -> list[str]:
         return []
     return [
         (
-            f"Servers of {', '.join(attached)} were up before and are not restarted between repeats:"  # noqa: E501
-            " their caches stay as they are."
+            f"Servers of {', '.join(attached)} are not restarted between repeats: their caches stay"
+            " filled."
         )
     ]
 
@@ -388,7 +384,7 @@ def _save(folder: Path, fields: Mapping[str, Any], entries: Sequence[Entry]) -> 
 
 
 def _load(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """Fields and entries; a run that finished after the last word of the file (a kill between the
+    """Fields and entries; a run that completed after the file's last update (a kill between the
     two) counts as done.
     """
     path = folder / SERIES_FILE
@@ -398,13 +394,13 @@ def _load(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
         version = fields["schema_version"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
-            f"{folder} is no series of repeats: {SERIES_FILE} cannot be read ({error})",
-            next_step="name a folder that `harness repeat` made",
+            f"{folder} is not a series of repeats: {SERIES_FILE} cannot be read ({error})",
+            next_step="give a folder that `harness repeat` created",
         ) from error
     if version > SCHEMA_VERSION:
         raise ArtifactError(
             f"{path} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}",
-            next_step="upgrade it",
+            next_step="upgrade the harness",
         )
     finished = {}
     for manifest_path in sorted(folder.glob("*/manifest.json")):

@@ -1,7 +1,7 @@
-"""The story of a run: the only place where the rooms that measure are wired together.
+"""One run from start to end; only here are server, load generator and telemetry connected.
 
-`run_profile` starts what the profile names inside one ExitStack, keeps the manifest's state true
-whatever happens, and hands the run directory to the same reduction that `harness reduce` calls.
+`run_profile` starts everything inside one ExitStack, keeps the manifest's state correct in every
+case, and passes the run directory to the reduction that `harness reduce` also calls.
 """
 
 import os
@@ -36,7 +36,7 @@ from harness.telemetry.exporter import Exporter
 from harness.traffic.driver import LocustDriver
 
 START_DELAY_S: Final = 0.5
-"""From the word to the first stage's start, so that every worker has it before it is due."""
+"""From the go message to the first stage's start, so that every worker receives it in time."""
 
 
 def run_profile(
@@ -53,19 +53,19 @@ def run_profile(
 
     Args:
         profile: what to run.
-        out: folder for run directories; made where missing.
-        view: who watches.
-        source: the profile's file, of which the run directory gets a copy.
+        out: folder for run directories; created if missing.
+        view: receives progress.
+        source: the profile's file, copied to the run directory.
         overrides: `--set` arguments, kept in the manifest.
-        calibrate: hold a client-fidelity certificate where the profile asks for one.
+        calibrate: whether to certify the load generator if the profile requires it.
         repeat: which repeat of which series this is, kept in the manifest.
 
     Returns:
         The result; an interrupted or invalid run is a result, not an error.
 
     Raises:
-        HarnessError: preflight, server, traffic or artifacts failed. The run directory keeps what
-            was recorded.
+        HarnessError: preflight, server, traffic or artifacts failed. The run directory keeps the
+            records.
     """
     with Signals() as signals:
         _end_orphans(view)
@@ -106,7 +106,7 @@ def _measure(
         generator = prepare_load_generator(stack, record, registry, calibrate=calibrate)
         exporter = _start_exporter(stack, record)
         telemetry = _start_telemetry(stack, record, registry)
-        if ours:  # a server that is up already leaves nothing to be measured without it
+        if ours:  # a running server cannot be stopped to measure idle power
             measure_idle(record, telemetry, "before_server")
 
         server = _start_server(stack, record, registry, generator)
@@ -134,8 +134,7 @@ def _measure(
             check_answers(check, "after", record, server)
 
         record.phase("stopping")
-        # before the servers go: a scrape that meets a stopping server would be counted as a failed
-        # one
+        # before the servers: a scrape of a stopping server would count as failed
         telemetry.stop()
         record.manifest.update(
             telemetry={
@@ -148,30 +147,30 @@ def _measure(
 
 
 def _end_orphans(view: View) -> None:
-    """End what runs left behind whose supervisor was killed."""
+    """End processes of runs whose supervisor was killed."""
     for reaped in reap_orphans():
-        left = f"; still there: {', '.join(reaped.left)}" if reaped.left else ""
+        left = f"; still running: {', '.join(reaped.left)}" if reaped.left else ""
         view.warn(
-            f"run {reaped.run_id} had lost its supervisor; ended what it left behind:"
+            f"the supervisor of run {reaped.run_id} was killed; ended its processes:"
             f" {', '.join(reaped.ended) or 'nothing'}{left}"
         )
 
 
 def _doubt_fresh_starts(record: RunRecord) -> None:
-    """A closed loop that is measured begins in the middle of its conversations, or is in doubt."""
+    """Record a concern if sessions of a measured closed loop all start at their first turn."""
     if record.prepared.profile.purpose is not Purpose.MEASURE:
         return
     for stage in record.prepared.plan.stages:
         if stage.concurrency is not None and not stage.steady and not stage.single:
             text = (
-                f"all conversations of stage {stage.name} begin with it, so its contexts are"
-                " shorter than in long operation"
+                f"all sessions of stage {stage.name} start at their first turn, so contexts are"
+                " shorter than in steady operation"
             )
             record.concern(Concern("fresh_start", Severity.DEGRADED, text))
 
 
 def _write_plan(record: RunRecord) -> None:
-    """plan.parquet and what it adds up to, in one pass over the sessions."""
+    """Write plan.parquet and its totals, in one pass over the sessions."""
     plan = record.prepared.plan
     totals = write_plan(record.run_dir.plan, plan)
     bounded = all(plan.is_bounded(stage.index) for stage in plan.stages)
@@ -192,8 +191,8 @@ def _write_plan(record: RunRecord) -> None:
 
 @contextmanager
 def _registered(run_dir: RunDir) -> Iterator[RunRegistry]:
-    """Within: every process of the run is marked by the environment, so that a later start knows
-    its orphans; yields the registry of its process groups.
+    """Mark all processes of the run by an environment variable, so that a later run finds orphans;
+    yields the registry of process groups.
     """
     os.environ["HARNESS_RUN_ID"] = run_dir.root.name
     try:
@@ -215,7 +214,7 @@ def _start_exporter(stack: ExitStack, record: RunRecord) -> Exporter | None:
         "version": __version__,
     }
     exporter = stack.enter_context(Exporter(record.run_dir, host=host, port=port, info=info))
-    record.view.note(f"the run's own metrics: {exporter.url}")
+    record.view.note(f"metrics of this run: {exporter.url}")
     return exporter
 
 
@@ -228,7 +227,7 @@ def _start_telemetry(
         profile.telemetry,
         gpus=record.prepared.gpus,
         on_concern=record.concern,
-        # a server that was up already cannot be told from a stranger
+        # processes of an attached server cannot be distinguished from others
         count_foreign=record.prepared.server.kind != "attach",
         double_severity=Severity.INVALID if measures else Severity.DEGRADED,
         network=profile.traffic.network,
@@ -250,7 +249,7 @@ def _start_server(
         "starting the server", f"{model_server.kind}, {profile.model.id}", event="server_start"
     )
     context = RunContext(run_id=record.run_id, run_dir=record.run_dir, registry=registry)
-    with confined(generator.other_cores):  # what is started within inherits it
+    with confined(generator.other_cores):  # child processes inherit it
         server = stack.enter_context(model_server.start(context))
     record.manifest.update(server=server.info, endpoints=server.endpoints)
     for concern in profile.traffic.network.concerns(server.endpoints):
@@ -266,7 +265,7 @@ def _start_server(
 
 
 def _watch_server(record: RunRecord, telemetry: TelemetryRecorder, server: RunningServer) -> None:
-    """Have telemetry scrape it and watch its processes."""
+    """Scrape the server and watch its processes."""
     telemetry.add_targets(server.endpoints)
     telemetry.add_scopes(server.pids())
     if telemetry.prometheus is not None:
@@ -283,7 +282,7 @@ def _start_traffic(
     generator: LoadGenerator,
     display: LiveDisplay,
 ) -> LocustDriver:
-    """Bring the load generator up to where `go` sends at once."""
+    """Start the load generator, ready for `go`."""
     prepared = record.prepared
     traffic = stack.enter_context(
         LocustDriver(
@@ -305,7 +304,7 @@ def _start_traffic(
 
 
 def _scrape_and_mark(record: RunRecord, telemetry: TelemetryRecorder, label: str) -> None:
-    """Scrape the servers at one end of what is reconciled."""
+    """Scrape the servers at one end of the reconciled interval."""
     t_ns = now_ns()
     if telemetry.scrape_now(label):
         record.events.append("scrape_mark", t_ns=t_ns, label=label)
@@ -324,10 +323,10 @@ def _follow_load(
     telemetry: TelemetryRecorder,
     display: LiveDisplay,
 ) -> bool:
-    """Until the load has finished: look after the server, show progress, pass signals on.
+    """Watch server, progress and signals until the load ends.
 
     Returns:
-        Whether a signal cut it short.
+        Whether a signal ended it early.
     """
     interrupted = stopped = False
     while not traffic.wait(0.25):
@@ -335,7 +334,7 @@ def _follow_load(
         if signals.count and not interrupted:
             interrupted = True
             record.view.warn(
-                "interrupted: letting requests in flight finish (once more to stop at once)"
+                "interrupted: waiting for requests in flight (interrupt again to stop at once)"
             )
             traffic.stop(drain=True)
         if signals.count > 1 and not stopped:

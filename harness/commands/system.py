@@ -1,4 +1,4 @@
-"""What this machine has: processor, GPUs, models, and sources of power."""
+"""Description of this machine: processor, GPUs, models, power sources."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from harness.telemetry.sources.select import SourceContext, specs_of
 
 
 def describe_system() -> list[tuple[str, str]]:
-    """What this machine has, as rows for people."""
+    """Rows of name and finding."""
     host = describe_host()
     rows = [
         ("processor", f"{host['cpu'].get('model') or 'unknown'}, {usable_cores()} usable cores"),
@@ -45,7 +45,7 @@ def describe_system() -> list[tuple[str, str]]:
             "model",
             (
                 f"{model.model_id}:"
-                f" {'made' if model.cached else model.add_command or 'made at first use'}"
+                f" {'built' if model.cached else model.add_command or 'built at first use'}"
             ),
         )
         for model in available()
@@ -54,9 +54,7 @@ def describe_system() -> list[tuple[str, str]]:
 
 
 def survey_power(profile: Profile | None = None) -> tuple[ProbedSource, ...]:
-    """Every source of power on this machine, and those that a profile names: what each can measure,
-    and why not.
-    """
+    """What each power source of this machine and of the profile measures, or why it does not."""
     try:
         uuids = tuple(gpu.uuid for gpu in list_gpus())
     except NvmlUnavailableError:
@@ -81,7 +79,7 @@ def survey_power(profile: Profile | None = None) -> tuple[ProbedSource, ...]:
 
 
 def print_power(surveyed: Sequence[ProbedSource], stream: TextIO | None = None) -> None:
-    """A table for people: first what can be measured, then what cannot, with the reason."""
+    """Print sources that measure, then those that do not, with reasons."""
     from rich.console import Console, Group
     from rich.table import Table
     from rich.text import Text
@@ -96,7 +94,7 @@ def print_power(surveyed: Sequence[ProbedSource], stream: TextIO | None = None) 
     )
     for column in ("source", "boundary", "of", "reading"):
         table.add_column(column, no_wrap=column != "of")
-    for column in ("now", "resolution", "renewed every", "a reading takes"):
+    for column in ("now", "resolution", "update interval", "read time"):
         table.add_column(column, justify="right", no_wrap=True)
     missing = Table(box=None, pad_edge=False, show_header=False)
     missing.add_column(style="dim", no_wrap=True)
@@ -106,7 +104,7 @@ def print_power(surveyed: Sequence[ProbedSource], stream: TextIO | None = None) 
         for row in _channel_rows(one):
             table.add_row(*[Text(cell, style=style) for cell in row])
         if one.double is not None:
-            missing.add_row(one.kind, Text(f"no real hardware: {one.double}", style="red"))
+            missing.add_row(one.kind, Text(f"simulated hardware: {one.double}", style="red"))
         for reason in one.why_not:
             missing.add_row(one.kind, Text(reason))
     if not table.row_count:
@@ -118,18 +116,16 @@ def print_power(surveyed: Sequence[ProbedSource], stream: TextIO | None = None) 
             pad_edge=False,
             show_header=False,
         )
-        table.add_row("Nothing here measures power.")
+        table.add_row("No power source on this machine.")
     parts = (
-        [table, Text("\nWhat is not measured, and why", style="bold"), missing]
-        if missing.row_count
-        else [table]
+        [table, Text("\nNot available", style="bold"), missing] if missing.row_count else [table]
     )
     out = stream or sys.stdout
     Console(file=out, highlight=False, width=None if out.isatty() else 140).print(Group(*parts))
 
 
 def _channel_rows(one: ProbedSource) -> Iterator[tuple[str, ...]]:
-    """One row for devices that are alike: same boundary, reading and name."""
+    """One row per group of devices with equal boundary, reading and name."""
     groups: dict[tuple[str, str, str], list[Sensor]] = {}
     for channel in one.channels:
         groups.setdefault(
@@ -159,4 +155,4 @@ def _channel_rows(one: ProbedSource) -> Iterator[tuple[str, ...]]:
 
 def _at_most(values: Iterable[float | None], text: Callable[[float], str]) -> str:
     known = [value for value in values if value is not None]
-    return text(max(known)) if known else "not seen"
+    return text(max(known)) if known else "unknown"

@@ -1,3 +1,3 @@
-"""Makes the plan of a run, its arrivals, sessions, turns and prompts, as a pure function of the
-profile, model facts and seed.
+"""The plan of a run: arrivals, sessions, turns and prompts, a pure function of profile, model facts
+and seed.
 """

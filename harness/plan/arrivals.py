@@ -1,9 +1,8 @@
 """Start times of an open loop, drawn before the run from the seed.
 
 A renewal process of rate 1 (gaps of mean 1: constant, exponential, gamma, Weibull) gives the marks
-0 < m1 < m2 < …; the n-th start is the time at which the integral of the rate has reached m_n. For
-Poisson gaps that is the inhomogeneous Poisson process of that rate; for the others the gaps' law is
-stretched by the rate.
+0 < m1 < m2 < …; the n-th start is when the integral of the rate reaches m_n. For Poisson gaps that
+is the inhomogeneous Poisson process of that rate; for the others, the rate scales the gaps.
 """
 
 import itertools
@@ -18,14 +17,14 @@ from harness.plan.types import Schedule, Segment
 from harness.profile.stages import ArrivalRateStage, DiurnalStage, OpenStage, RampStage, StepStage
 
 SINE_POINTS: Final = 96
-"""Points of a diurnal sine: one a quarter of an hour, with straight lines between them (off by 0.02
-% of the mean at most).
+"""Points of a diurnal sine: one per quarter of an hour, interpolated linearly (error at most 0.02%
+of the mean).
 """
 _DAY_H: Final = 24
 
 
 def schedule_of(stage: OpenStage) -> Schedule:
-    """The schedule of an open loop's stage."""
+    """The schedule of an open-loop stage."""
     shape = None
     if stage.process == "gamma":
         shape = (1.0 if stage.cv is None else stage.cv) ** -2
@@ -51,10 +50,9 @@ def _segments(stage: OpenStage) -> tuple[Segment, ...]:
 
 
 def _day(stage: DiurnalStage) -> tuple[Segment, ...]:
-    """One day of the curve from its start hour on, in seconds of the run."""
-    if stage.curve:
-        points = sorted((point.hour, point.factor) for point in stage.curve)
-    else:
+    """One day of the curve from its start hour, in seconds of the run."""
+    points = sorted((point.hour, point.factor) for point in stage.curve)
+    if not points:
         hours = [_DAY_H * i / SINE_POINTS for i in range(SINE_POINTS)]
         points = [
             (hour, 1 + stage.amplitude * math.cos(2 * math.pi * (hour - stage.peak_hour) / _DAY_H))
@@ -70,8 +68,7 @@ def _day(stage: DiurnalStage) -> tuple[Segment, ...]:
     start = stage.start_hour
     marks = sorted({0.0, float(_DAY_H), *((hour - start) % _DAY_H for hour, _ in points)})
     per_hour_s = 3600 / stage.time_scale
-    # At a mark the curve is continuous, so one value serves as the end of one segment and the
-    # beginning of the next.
+    # The curve is continuous, so a segment ends with the value that begins the next one.
     return tuple(
         Segment(
             (b - a) * per_hour_s,
@@ -83,12 +80,12 @@ def _day(stage: DiurnalStage) -> tuple[Segment, ...]:
 
 
 LAST_START_S: Final = 1e9
-"""A start more than 30 years ahead never comes; times stay well within 64 bits of nanoseconds."""
+"""Later starts, over 30 years ahead, are dropped: times stay within 64 bits of nanoseconds."""
 
 
 def arrivals_ns(schedule: Schedule, seed: int, stage_name: str) -> Iterator[int]:
-    """Starts in nanoseconds from the stage's start, in order; ends only where the rate stays 0, or
-    so low that it might as well.
+    """Starts in nanoseconds from the stage's start, in order. Ends only when the rate stays at 0,
+    or too low for `LAST_START_S`.
     """
     if schedule.process == "all_at_once":
         yield from itertools.repeat(0)
@@ -113,20 +110,14 @@ def arrivals_ns(schedule: Schedule, seed: int, stage_name: str) -> Iterator[int]
 
 
 def _inverse(segment: Segment, area: float) -> float:
-    """Time into a segment at which the integral of its rate reaches `area`."""
-    slope = (
-        (segment.to_per_s - segment.from_per_s) / segment.length_s
-        if segment.length_s < math.inf
-        else 0.0
-    )
+    """Time in a segment at which the integral of its rate reaches `area`."""
+    slope = (segment.to_per_s - segment.from_per_s) / segment.length_s  # 0 for an endless one
     root = math.sqrt(max(0.0, segment.from_per_s**2 + 2 * slope * area))
     return 2 * area / (segment.from_per_s + root) if area else 0.0
 
 
 def _endless(schedule: Schedule) -> Iterator[Segment]:
-    """The segments, and then what comes after the last: the first again, or its final rate for
-    ever.
-    """
+    """The segments, then the first again, or the final rate forever."""
     if schedule.repeats:
         yield from itertools.cycle(schedule.segments)
     last = schedule.segments[-1]
@@ -139,9 +130,7 @@ def _endless(schedule: Schedule) -> Iterator[Segment]:
 def _marks(schedule: Schedule, rng: Random) -> Iterator[float]:
     """The renewal process of rate 1."""
     if schedule.process == "constant":
-        yield from (
-            float(number) for number in itertools.count(1)
-        )  # counted, not added up: rounding would drift
+        yield from map(float, itertools.count(1))  # a sum would drift by rounding
         return
     at = 0.0
     shape = schedule.shape or 1.0
@@ -155,5 +144,5 @@ def _marks(schedule: Schedule, rng: Random) -> Iterator[float]:
             case "weibull":
                 at += rng.weibullvariate(weibull_scale, shape)
             case _:
-                raise ValueError(f"no law of gaps is called {schedule.process}")
+                raise ValueError(f"unknown process {schedule.process}")
         yield at

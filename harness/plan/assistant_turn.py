@@ -1,6 +1,4 @@
-"""What a server really answered, as the turn of the assistant that later requests carry
-(`assistant: live`).
-"""
+"""The server's live response as the assistant's turn in later requests (`assistant: live`)."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from harness.plan.types import Message, Part
 
 
 def planned_part(part: Part, texts: Texts) -> ContentPart:
-    """A part of the plan with its text."""
+    """A part of the plan, with its text."""
     escaped = texts.escaped(part.block)[1:-1]
     return ContentPart(part.kind, escaped, part.tool_id, part.tool_name, planned=True)
 
@@ -20,41 +18,39 @@ def planned_part(part: Part, texts: Texts) -> ContentPart:
 def live_turn(
     recorded: Message, answer: Sequence[ContentPart], texts: Texts
 ) -> tuple[ContentPart, ...]:
-    """What later requests carry of an answer, by what the plan goes on with.
+    """The parts of a response that later requests carry, depending on the plan.
 
-    Where the plan has a tool call, that is the server's first call, else the planned one, since the
-    planned result that follows needs one; where it has none, calls are dropped, since no result
-    follows. Reasoning is dropped, except in front of a call: the Messages API wants it back.
+    If the plan has a tool call, that is the server's first call, else the planned one, since the
+    planned result that follows needs a call. If it has none, calls are dropped, since no result
+    follows. Reasoning is dropped except before a call: the Messages API requires it there.
 
     Returns:
-        Empty where nothing is left to carry: the recorded turn stays.
+        Empty if nothing is left: the recorded turn stays.
     """
     planned = next((part for part in recorded.parts if part.kind is PartKind.TOOL_USE), None)
     said = [one for one in answer if one.kind is PartKind.TEXT]
-    texts_said = (
-        (ContentPart(PartKind.TEXT, b"".join(one.escaped for one in said)),)
-        if any(one.text.strip() for one in said)
-        else ()
-    )
+    text: tuple[ContentPart, ...] = ()
+    if any(one.text.strip() for one in said):
+        text = (ContentPart(PartKind.TEXT, b"".join(one.escaped for one in said)),)
     if planned is None:
-        return texts_said
+        return text
     calls = (one for one in answer if one.kind is PartKind.TOOL_USE and one.tool_name)
     call = next(calls, None)
     if call is None:
-        return (*texts_said, _as_given(planned, texts)) if texts_said else ()
+        return (*text, _as_given(planned, texts)) if text else ()
     thoughts = (one for one in answer if one.signature or one.kind is PartKind.REDACTED_THINKING)
-    return (*thoughts, *texts_said, replace(call, tool_id=call.tool_id or planned.tool_id))
+    return (*thoughts, *text, replace(call, tool_id=call.tool_id or planned.tool_id))
 
 
 def _as_given(planned: Part, texts: Texts) -> ContentPart:
-    """The planned call as a server would have made it."""
+    """The planned call as a server would make it."""
     given = planned_part(planned, texts).arguments
     escaped = json.dumps(given, ensure_ascii=False)[1:-1].encode()
     return ContentPart(PartKind.TOOL_USE, escaped, planned.tool_id, planned.tool_name)
 
 
 def tool_ids(recorded: Message, carried: Sequence[ContentPart]) -> dict[str, str]:
-    """The plan's ids of calls -> the server's, which the result that follows must name."""
+    """The plan's ids of calls -> the server's, which the following result must have."""
     planned = [part.tool_id for part in recorded.parts if part.kind is PartKind.TOOL_USE]
     call = next((part for part in carried if part.kind is PartKind.TOOL_USE), None)
     return {} if call is None or call.tool_id in planned else dict.fromkeys(planned, call.tool_id)

@@ -1,7 +1,6 @@
 """Request bodies of a conversation, turn by turn, as the API's module renders them.
 
-Shared blocks (tools, system prompt) are rendered once a process, each message of a conversation
-once.
+Shared blocks (tools, system prompt) are rendered once per process, each message once.
 """
 
 import json
@@ -18,20 +17,13 @@ from harness.plan.prompt_text import Texts
 from harness.plan.types import Block, Message, Place, Session, Thread
 
 MARKED_USER_MESSAGES: Final = 2
-"""User messages that carry a cache breakpoint, counted from the end: with those of tools and system
-prompt four, which is all that the Messages API allows.
+"""Last user messages with a cache breakpoint. With those of tools and system prompt that is four,
+the limit of the Messages API.
 """
 
 
 class Conversation:
-    """Renders the bodies of one session, turn by turn.
-
-    Args:
-        session: the conversation.
-        settings: API and what every request carries.
-        model: name to send as `model`.
-        texts: source of text.
-    """
+    """Renders the bodies of one session; `model` is the name to send."""
 
     def __init__(
         self, session: Session, settings: RequestSettings, model: str, texts: Texts
@@ -47,11 +39,10 @@ class Conversation:
         self._tool_ids: dict[str, str] = {}  # the plan's id of a call -> the server's
 
     def answered(self, turn_index: int, parts: Sequence[ContentPart]) -> bool:
-        """Take what the server answered to a turn; later bodies carry it in place of the recorded
-        reply.
+        """Use the server's response to a turn instead of the recorded reply in later bodies.
 
         Returns:
-            False where it holds nothing to carry: the recorded reply stays.
+            False if it has no parts to carry: the recorded reply stays.
         """
         recorded = self._session.turns[turn_index].reply
         carried = live_turn(recorded, parts, self._texts)
@@ -62,12 +53,12 @@ class Conversation:
         return True
 
     def body(self, turn_index: int) -> bytes:
-        """The whole JSON body of one turn. Turns may be asked for in any order."""
+        """The JSON body of one turn, in any order of turns."""
         return self._body(turn_index, self._session.turns[turn_index].target_output_tok)
 
     def priming_body(self) -> bytes:
-        """The body that brings the history of a session which starts in its middle into the
-        server's cache: one token of answer.
+        """The body that puts the history of a session that starts midway into the server's cache,
+        with one output token.
         """
         return self._body(self._session.priming_turn, 1)
 
@@ -84,7 +75,7 @@ class Conversation:
         return self._api.body(self._head, messages, asked + tail)
 
     def _mark(self, places: Sequence[Place], messages: list[bytes]) -> None:
-        """Set the moving breakpoints: on the last user messages."""
+        """Set the moving breakpoints, on the last user messages."""
         left = MARKED_USER_MESSAGES
         for back in range(len(places) - 1, -1, -1):
             if not left:
@@ -101,17 +92,14 @@ class Conversation:
         return self._messages[place]
 
     def _planned(self, message: Message) -> list[ContentPart]:
-        """The plan's parts, with the server's ids of the calls that it made."""
-        parts = [planned_part(part, self._texts) for part in message.parts]
+        """The plan's parts, with the server's ids of its calls."""
+        parts = (planned_part(part, self._texts) for part in message.parts)
         ids = self._tool_ids
-        return [
-            replace(part, tool_id=ids[part.tool_id]) if part.tool_id in ids else part
-            for part in parts
-        ]
+        return [replace(part, tool_id=ids.get(part.tool_id, part.tool_id)) for part in parts]
 
 
 def _salted(text: bytes) -> bytes:
-    """A JSON string with room for a salt at its beginning."""
+    """A JSON string with room for a salt at its start."""
     return b'"' + SALT + text[1:]
 
 

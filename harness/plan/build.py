@@ -1,9 +1,7 @@
-"""`make_plan`: everything that a run will send and when, as a pure function of (profile, model
-facts).
+"""`make_plan`: all requests of a run and their times, as a pure function of (profile, model facts).
 
-A plan is small: stages, settings and hashes. Its sessions are made one at a time by
-`RunPlan.sessions`, so a plan for an hour of 100k-token contexts costs no memory, and every process
-that holds the profile makes the same sessions.
+A plan is small: stages, settings and hashes. `RunPlan.sessions` makes its sessions one at a time,
+so an hour of 100k-token contexts costs no memory, and every process makes the same sessions.
 """
 
 import hashlib
@@ -42,23 +40,23 @@ PLAN_VERSION: Final = 3
 """Part of every plan's hash: raised whenever the same profile would give other requests."""
 
 DEFAULT_TOK_PER_WORD: Final = 1.35
-"""Used where the model's tokenizer is not at hand: about what 32k-150k byte-level BPE vocabularies
-need for the corpus.
+"""Used without the model's tokenizer: about the value of 32k-150k byte-level BPE vocabularies for
+the corpus.
 """
 
 CONTEXT_SHARE: Final = 0.9
-"""Share of the model's context that a plan fills: targets are estimates, and an over-long prompt
-would be refused.
+"""Share of the model's context that a plan fills: targets are estimates, and a prompt that is too
+long would be rejected.
 """
 
 MIN_HEADROOM_TOK: Final = 64
-"""Least room, in tokens, that a scaled context must leave after the shared head."""
+"""Least room that a scaled context must leave after the shared head."""
 
 SALT_TOK: Final = 16
-"""What one salt of a cold session costs; an estimate that only moves targets."""
+"""Estimated length of one salt of a cold session; affects only targets."""
 
 NO_LIMIT_TOK: Final = 10**9
-"""Context of a replay where neither the profile nor the model says one."""
+"""Context of a replay if neither the profile nor the model limits it."""
 
 DECK_SESSIONS: Final = 20_000
 """Most sessions of a closed loop that are written to plan.parquet; later ones follow from the same
@@ -68,24 +66,20 @@ function.
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What will be sent.
+    """All requests of a run.
 
     Attributes:
-        seed: of the profile.
-        stages: load stages in order.
-        settings: what every request carries.
         context_scale: factor on all lengths.
-        context_scale_reason: why, in words.
         context_limit_tok: longest context, scaled.
-        tok_per_word: used to turn target tokens into words.
+        tok_per_word: converts target tokens to words.
         tok_per_word_source: `profile`, `tokenizer` or `default`.
-        workload_sha256: the profile's traffic and SLOs, seed and load generator's settings
-            excluded: equal for runs that may be compared.
-        plan_sha256: the requests themselves, seed included.
-        classes: what the sessions are, each with its head.
-        cold: each session has a salt of its own in front of its head.
-        notes: what a reader of the results should know.
-        source: the trace that sessions are read from; None: they are made.
+        workload_sha256: the profile's traffic and SLOs without seed and load generator settings:
+            equal for runs that may be compared.
+        plan_sha256: the requests themselves, with the seed.
+        classes: of the sessions, each with its head.
+        cold: each session has its own salt in front of its head.
+        notes: for readers of the results.
+        source: the trace with the sessions; None: they are generated.
     """
 
     seed: int
@@ -115,7 +109,7 @@ class RunPlan:
         """Session `number` of a stage.
 
         Raises:
-            LookupError: a trace that has no such session.
+            LookupError: the trace has no such session.
         """
         stage = self.stages[stage_index]
         if self.source is not None:
@@ -123,12 +117,9 @@ class RunPlan:
         first_turn, first_gap_ns, shape = 0, 0, (stage.name, number)
         if stage.steady and stage.concurrency is not None and number < stage.concurrency:
             age = self._pool(stage).age(stream(self.seed, "age", stage.name, number))
-            # The lengths are the chosen conversation's, the text is this session's own.
-            first_turn, first_gap_ns, shape = (
-                age.turn,
-                age.gap_ns,
-                self._candidate(stage, age.candidate),
-            )
+            first_turn, first_gap_ns = age.turn, age.gap_ns
+            # The lengths are those of the chosen session; the text is unique to this one.
+            shape = self._candidate(stage, age.candidate)
         one = class_of(self._classes(stage), self.seed, *shape)
         turns = self._turns(one, shape, f"{stage.name}/{number}")
         if stage.single:
@@ -152,21 +143,21 @@ class RunPlan:
     def _placed(
         self, stage: StagePlan, session: Session, intended_offset_ns: int | None
     ) -> Session:
-        """A session in its stage: its id, slot, start and salt."""
+        """A session with its id, slot, start and salt in a stage."""
         session_id = f"{stage.index}-{session.number:06d}"
+        if intended_offset_ns is None:
+            intended_offset_ns = session.intended_offset_ns
         return replace(
             session,
             session_id=session_id,
             slot=self._slot(stage, session.number),
-            intended_offset_ns=(
-                session.intended_offset_ns if intended_offset_ns is None else intended_offset_ns
-            ),
+            intended_offset_ns=intended_offset_ns,
             salt=f"[{self.seed} {session_id}] " if self.cold else "",
         )
 
     def _classes(self, stage: StagePlan) -> tuple[WorkClass, ...]:
-        """Those that a stage draws from: all, or one part of a mix. Subagents are not drawn: tool
-        calls start them.
+        """The classes that a stage draws from: all, or one part of a mix. Tool calls, not draws,
+        start subagents.
         """
         return tuple(
             one for one in self.classes if stage.part in {None, one.label} and not one.subagent
@@ -177,17 +168,10 @@ class RunPlan:
         return number % stage.concurrency if stage.concurrency else number
 
     def _turns(self, one: WorkClass, shape: Sequence[object], key: str) -> tuple[Turn, ...]:
-        sub = next(
-            (
-                other
-                for other in self.classes
-                if other.subagent and other.label == f"{one.label}/{SUBAGENT}"
-            ),
-            None,
-        )
+        label = f"{one.label}/{SUBAGENT}"
         return make_tree(
             one,
-            sub,
+            next((sub for sub in self.classes if sub.subagent and sub.label == label), None),
             seed=self.seed,
             scale=self.context_scale,
             salt_tok=self._salt_tok,
@@ -203,7 +187,7 @@ class RunPlan:
         return (f"{stage.name} before", candidate)
 
     def _pool(self, stage: StagePlan) -> Pool:
-        """The conversations that the stage's slots may hold at its start; made once."""
+        """The sessions that may be in the stage's slots at its start; made once."""
         if stage.index not in self._pools:
             assert stage.concurrency is not None
             count = min(MOST_POOL, max(LEAST_POOL, stage.concurrency))
@@ -215,21 +199,16 @@ class RunPlan:
         return self._pools[stage.index]
 
     def sessions(self, stage_index: int, *, worker: int = 0, workers: int = 1) -> Iterator[Session]:
-        """The sessions of a stage in order of the plan: endless unless the stage is bounded by
-        `sessions`.
+        """The sessions of a stage in plan order; endless unless `sessions` limits the stage.
 
-        Worker w of n gets those with slot % n == w, so one worker and eight start the same sessions
-        at the same times.
+        Worker w of n gets those with slot % n == w, so any number of workers starts the same
+        sessions at the same times.
         """
         stage = self.stages[stage_index]
-        drawn = stage.schedule is not None and stage.schedule.process != "trace"
-        offsets = (
-            arrivals_ns(stage.schedule, self.seed, stage.name)
-            if drawn and stage.schedule
-            else itertools.repeat(None)
-        )
+        offsets: Iterator[int | None] = itertools.repeat(None)
+        if stage.schedule is not None and stage.schedule.process != "trace":
+            offsets = arrivals_ns(stage.schedule, self.seed, stage.name)
         if self.source is not None:
-            # In the trace's order, read once.
             for session, offset_ns in zip(self.source.sessions(stage), offsets, strict=False):
                 if stage.sessions is not None and session.number >= stage.sessions:
                     return
@@ -243,16 +222,16 @@ class RunPlan:
                 yield self.session(stage_index, number, offset_ns)
 
     def is_bounded(self, stage_index: int) -> bool:
-        """Whether the sessions of a stage are known before the run: not where a closed loop is
-        bounded by time alone.
+        """Whether the sessions of a stage are known before the run: not for a closed loop that is
+        limited only by time.
         """
         stage = self.stages[stage_index]
         return stage.sessions is not None or stage.concurrency is None
 
     def horizon(self, stage_index: int) -> Iterator[Session]:
-        """The finite part of a stage that is written down: all of a bounded stage, arrivals up to
-        the window's end of an open loop, and of a closed loop bounded by time the deck that an
-        engine answering in no time would need, at most `DECK_SESSIONS` sessions.
+        """The finite part of a stage that plan.parquet has: all of a bounded stage, and of an open
+        loop the arrivals until the window's end. For a closed loop limited by time, the sessions
+        that an infinitely fast server would need, at most `DECK_SESSIONS`.
         """
         stage = self.stages[stage_index]
         length_ns = None if stage.window_ns is None else stage.warmup_ns + stage.window_ns
@@ -262,8 +241,7 @@ class RunPlan:
                 if length_ns is not None and session.intended_offset_ns >= length_ns:
                     return
             elif stage.sessions is None and length_ns is not None:
-                # Slots take turns, so the deck ends with the round in which all of them have
-                # enough.
+                # Slots take turns, so this ends with the round in which all slots have enough.
                 if made >= DECK_SESSIONS or (session.slot == 0 and min(busy_ns) > length_ns):
                     return
                 busy_ns[session.slot] += session.first_gap_ns + span_ns(session.live_turns)
@@ -274,7 +252,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
     """Resolve a profile into a plan.
 
     Raises:
-        ProfileError: the workload cannot be fitted into the model's context.
+        ProfileError: the workload does not fit into the model's context.
     """
     limit, scale, reason = _scale(profile, facts)
     classes = make_classes(profile.traffic.workload, scale, limit)
@@ -287,7 +265,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
     api = profile.traffic.api
     settings = RequestSettings(
         api=api.value,
-        # The Messages API has no field for it; a model that cannot end by itself needs none.
+        # The Messages API has no field for it; a model that cannot end by itself does not need it.
         force_output=profile.output_length is OutputLength.FORCED and wire(api).forces_output,
         temperature=profile.traffic.temperature,
         cache_control=profile.cache_control,
@@ -298,17 +276,16 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
     notes = [] if scale == 1 else [f"all lengths are scaled by {scale:.4g}: {reason}"]
     if source == "default":
         notes.append(
-            f"lengths are estimates at {DEFAULT_TOK_PER_WORD} tokens a word: the model's tokenizer"
-            " is not on this machine"
+            f"lengths are estimated at {DEFAULT_TOK_PER_WORD} tokens per word: the model's"
+            " tokenizer is not on this machine"
         )
-    notes += [*_caps(classes), *_starts(stages)]
-    notes += _asked_thinking(profile)
+    notes += [*_caps(classes), *_starts(stages), *_asked_thinking(profile)]
     if settings.live:
         notes.append(
-            "later turns carry what the server answered: their bodies depend on the run and cannot"
-            " be made again from the plan"
+            "later turns carry the server's live responses: their bodies depend on the run and"
+            " cannot be rebuilt from the plan"
         )
-    shell = RunPlan(
+    plan = RunPlan(
         seed=profile.seed,
         stages=stages,
         settings=settings,
@@ -324,7 +301,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         notes=tuple(notes),
         source=_source(profile, stages, scale, limit),
     )
-    return replace(shell, plan_sha256=_plan_sha256(shell))
+    return replace(plan, plan_sha256=_plan_sha256(plan))
 
 
 def _source(
@@ -340,8 +317,9 @@ def _source(
 
 def _refuse_full_head(one: WorkClass, scale: float) -> None:
     if one.limit_tok - one.head.tok < MIN_HEADROOM_TOK:
+        where = " of workload.subagents, or share: 0 there" if one.subagent else ""
         raise ProfileError(
-            f"the shared head of {one.head.tok} tokens leaves no room in a context of"
+            f"tools and system prompt of {one.head.tok} tokens leave no room in a context of"
             f" {one.limit_tok} tokens ({one.label})",
             cause=(
                 "model.max_context_tok or the model's own context is too short for the workload at"
@@ -349,14 +327,13 @@ def _refuse_full_head(one: WorkClass, scale: float) -> None:
             ),
             next_step=(
                 "use context_scale: auto, a model with a longer context, or a shorter system_tok"
-                " and tools_tok"
-            )
-            + (" of workload.subagents, or share: 0 there" if one.subagent else ""),
+                f" and tools_tok{where}"
+            ),
         )
 
 
 def _caps(classes: Sequence[WorkClass]) -> Iterator[str]:
-    """Caps of pauses: they keep a run of minutes busy, and real users wait longer."""
+    """Caps of pauses: they keep short runs busy; real users wait longer."""
     caps = {one.label: _gap_caps(one.workload) for one in classes if not one.subagent}
     text = "; ".join(f"{label} {', '.join(found)}" for label, found in caps.items() if found)
     if text:
@@ -372,38 +349,33 @@ def _gap_caps(workload: PlainWorkload | ReplayWorkload) -> list[str]:
 
 
 def _asked_thinking(profile: Profile) -> Iterator[str]:
-    """Whether the model is asked to reason, where the workload is about that."""
-    asked = profile.thinking
+    asked, effort = profile.thinking, profile.traffic.thinking_effort
     if asked == "off" and any(one.kind == "thinking" for one in _single(profile.traffic.workload)):
         yield (
-            "no request asks the model to reason: traffic.thinking is off, or auto with a server"
-            " that might refuse it"
+            "no request asks for reasoning: traffic.thinking is off, or auto with a server that may"
+            " reject it"
         )
     elif asked == "budget":
         yield (
             "requests ask for reasoning with a budget of the planned reasoning, at least"
-            f" {LEAST_BUDGET_TOK} tokens; answers that are planned no longer than that go without"
+            f" {LEAST_BUDGET_TOK} tokens; responses planned no longer than that have none"
         )
     elif asked != "off":
-        yield (
-            "requests of classes that reason ask for it"
-            f" ({asked}{f' {effort}' if (effort := profile.traffic.thinking_effort) else ''})"
-        )
+        mode = " ".join(filter(None, (asked, effort)))
+        yield f"requests of classes with reasoning ask for it ({mode})"
 
 
 def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
     names = ", ".join(stage.name for stage in stages if stage.steady)
     if names:
         yield (
-            f"conversations of {names} start in their middle at random, length-biased ages, their"
-            " prefixes primed before the stage begins"
+            f"sessions of {names} start midway at random, length-biased ages, with prefixes primed"
+            " before the stage begins"
         )
 
 
 def workload_sha256(profile: Profile) -> str:
-    """Hash of the profile's traffic and SLOs; the seed and what only concerns the load generator
-    are left out.
-    """
+    """Hash of the profile's traffic and SLOs, without the seed and load generator settings."""
     traffic = profile.traffic.model_dump(
         mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls"}
     )
@@ -411,19 +383,18 @@ def workload_sha256(profile: Profile) -> str:
     traffic["output_length"] = profile.output_length.value
     traffic["cache_control"] = profile.cache_control
     if isinstance(profile.traffic.workload, ReplayWorkload):
-        # The trace is what it holds, not where it lies.
+        # A trace is identified by its content, not its place.
         traffic["workload"]["path"] = trace_sha256(profile.traffic.workload.path)
     workload = profile.traffic.workload
     if any(one.kind == "claude-code" and one.subagents.share for one in _single(workload)):
-        traffic["subagents"] = "tied"  # to tool calls; they were sessions beside the others before
+        traffic["subagents"] = "tied"  # to tool calls; before, they were independent sessions
     traffic["thinking"] = profile.thinking
+    # Defaults of newer keys are left out, which keeps the hashes of older workloads.
     for key in ("thinking", "thinking_effort"):
         if traffic[key] in ("off", None):
             del traffic[key]
     if traffic["assistant"] == "recorded":
-        del traffic[
-            "assistant"
-        ]  # hashes of workloads from before there was a choice stay what they are
+        del traffic["assistant"]
     traffic["steady"] = [_is_steady(profile, stage) for stage in profile.traffic.load]
     return _sha256({"traffic": traffic, "slos": profile.slos.model_dump(mode="json")})
 
@@ -441,51 +412,41 @@ def _plan_sha256(plan: RunPlan) -> str:
         "workload": plan.workload_sha256,
     }
     digest.update(_sha256(fixed).encode())
-    # The sessions are a function of the above; a sample of each stage catches a change of that
-    # function that forgot PLAN_VERSION.
+    # The sessions are a function of the above. A sample of each stage detects a change of that
+    # function without a new PLAN_VERSION.
     for stage in plan.stages:
-        for session in itertools.islice(plan.sessions(stage.index), 16):
-            start = (
-                f"{session.intended_offset_ns} {session.first_turn} {session.first_gap_ns}"
-                f" {session.salt}"
-            )
-            digest.update(
-                f"{session.session_id} {session.workload_class} {session.slot} {start}\n".encode()
-            )
-            for turn in session.turns:
+        for one in itertools.islice(plan.sessions(stage.index), 16):
+            start = f"{one.intended_offset_ns} {one.first_turn} {one.first_gap_ns} {one.salt}"
+            digest.update(f"{one.session_id} {one.workload_class} {one.slot} {start}\n".encode())
+            for turn in one.turns:
                 digest.update(f"{turn}\n".encode())
     return digest.hexdigest()
 
 
 def _single(workload: Workload) -> Sequence[Workload]:
     """The workloads of a mix, or the one."""
-    return (
-        tuple(part.workload for part in workload.parts)
-        if isinstance(workload, MixWorkload)
-        else (workload,)
-    )
+    if isinstance(workload, MixWorkload):
+        return tuple(part.workload for part in workload.parts)
+    return (workload,)
 
 
-def _set(fields: dict[str, Any], *optional: str) -> dict[str, Any]:
-    """Without the optional keys that say nothing, so that a key which is new leaves the hashes of
-    plans without it as they were.
+def _set(fields: dict[str, Any], optional: str) -> dict[str, Any]:
+    """The fields without an optional one that is None: a new key keeps the hashes of plans without
+    it.
     """
-    return {key: value for key, value in fields.items() if key not in optional or value is not None}
+    return {key: value for key, value in fields.items() if key != optional or value is not None}
 
 
 def _corpus_sha256() -> str:
-    return hashlib.sha256((Path(__file__).with_name("corpus.txt")).read_bytes()).hexdigest()
+    return hashlib.sha256(Path(__file__).with_name("corpus.txt").read_bytes()).hexdigest()
 
 
 def _sha256(value: object) -> str:
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
-    closed = stage if isinstance(stage, ConcurrencyStage) else None
-    single = stage.over == "requests"
     schedule: Schedule | None = None
     if isinstance(stage, OpenStage):
         schedule = schedule_of(stage)
@@ -501,9 +462,9 @@ def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
         warmup_ns=round((stage.warmup_s or 0.0) * 1e9),
         window_ns=None if stage.window_s is None else round(stage.window_s * 1e9),
         sessions=stage.sessions,
-        concurrency=closed.concurrency if closed else None,
+        concurrency=stage.concurrency if isinstance(stage, ConcurrencyStage) else None,
         schedule=schedule,
-        single=single,
+        single=stage.over == "requests",
         steady=_is_steady(profile, stage),
         max_in_flight=stage.max_in_flight,
         part=stage.part,
@@ -511,9 +472,8 @@ def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
 
 
 def _is_steady(profile: Profile, stage: Stage) -> bool:
-    """Whether the first conversations of a stage start in their middle: of a closed loop, and under
-    purpose measure unless told otherwise. Conversations that would be alive at the start of an open
-    loop are left out; its warm-up has to bring them.
+    """Whether the first sessions of a stage start midway: in a closed loop, by default under
+    purpose measure. In an open loop the warm-up must bring the sessions that would be alive.
     """
     if (
         not isinstance(stage, ConcurrencyStage)
@@ -535,40 +495,29 @@ def _tok_per_word(profile: Profile, facts: ModelFacts) -> tuple[float, str]:
 def _scale(profile: Profile, facts: ModelFacts) -> tuple[int, float, str]:
     """Context limit in tokens, factor on all lengths, and the reason."""
     workload = profile.traffic.workload
-    known = [
-        tok for tok in (profile.model.max_context_tok, facts.max_context_tok) if tok is not None
-    ]
-    context = min(known) if known else None
+    known = (profile.model.max_context_tok, facts.max_context_tok)
+    context = min((tok for tok in known if tok is not None), default=None)
     usable = None if context is None else int(context * CONTEXT_SHARE) - MESSAGE_OVERHEAD_TOK
     scale = profile.traffic.context_scale
     if isinstance(workload, ReplayWorkload):
         limits = [tok for tok in (workload.context_limit_tok, usable) if tok is not None]
         factor = 1.0 if scale == "auto" else scale
-        return (
-            min(limits, default=NO_LIMIT_TOK),
-            factor,
-            "the profile's context_scale: a trace is not fitted by itself",
-        )
-    wanted = workload.context_limit_tok
+        reason = "the profile's context_scale: a trace is not scaled automatically"
+        return min(limits, default=NO_LIMIT_TOK), factor, reason
+    needed = workload.context_limit_tok
+    share = f"{CONTEXT_SHARE:.0%} of the model's {context}"
     if scale == "auto":
         if usable is None:
-            return (
-                wanted,
-                1.0,
-                (
-                    "the model's context is not known here; set model.max_context_tok to have"
-                    " lengths fitted"
-                ),
-            )
-        if usable >= wanted:
-            return wanted, 1.0, f"a context of {wanted} tokens fits the model's {context}"
+            reason = "the model's context is unknown here; set model.max_context_tok to fit lengths"
+            return needed, 1.0, reason
+        if usable >= needed:
+            return needed, 1.0, f"a context of {needed} tokens fits the model's {context}"
         if profile.traffic.context_policy == "refuse":
             raise ProfileError(
-                f"the workload's context of {wanted} tokens exceeds {CONTEXT_SHARE:.0%} of the"
-                f" model's {context}",
+                f"the workload's context of {needed} tokens exceeds {share}",
                 cause="context_policy is refuse, and context_scale is auto",
                 next_step=(
-                    f"use context_policy: scale, a context_scale of {usable / wanted:.3g} or less,"
+                    f"use context_policy: scale, a context_scale of {usable / needed:.3g} or less,"
                     " or a model with a longer context"
                 ),
             )
@@ -577,19 +526,12 @@ def _scale(profile: Profile, facts: ModelFacts) -> tuple[int, float, str]:
                 f"a context of {context} tokens is too short for any workload",
                 next_step="raise model.max_context_tok",
             )
-        return (
-            usable,
-            usable / wanted,
-            (
-                f"the workload's context of {wanted} tokens is fitted into {CONTEXT_SHARE:.0%} of"
-                f" the model's {context}"
-            ),
-        )
-    limit = max(1, int(wanted * scale))
+        reason = f"the workload's context of {needed} tokens is fitted into {share}"
+        return usable, usable / needed, reason
+    limit = max(1, int(needed * scale))
     if usable is not None and limit > usable:
         raise ProfileError(
-            f"context_scale {scale:g} gives contexts of up to {limit} tokens, more than"
-            f" {CONTEXT_SHARE:.0%} of the model's {context}",
-            next_step=f"use context_scale: auto, or at most {usable / wanted:.3g}",
+            f"context_scale {scale:g} gives contexts of up to {limit} tokens, more than {share}",
+            next_step=f"use context_scale: auto, or at most {usable / needed:.3g}",
         )
     return limit, scale, f"the profile's context_scale ({limit} tokens at most)"

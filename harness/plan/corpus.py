@@ -1,9 +1,8 @@
-"""The harness's own English text: what prompts are filled with, and what the built-in tokenizer is
-trained on.
+"""The harness's own English text, for prompts and for training the built-in tokenizer.
 
-The text is written for this project (engineering prose, small dialogues, code and tool-output-like
-lines), plain ASCII, one paragraph a line. It is part of every plan's identity: changing it changes
-prompts, the built-in tokenizer and its fingerprint.
+It was written for this project (engineering prose, small dialogues, code and tool-output-like
+lines), in plain ASCII, one paragraph per line. Any change to it changes prompts, plan hashes, the
+built-in tokenizer and its fingerprint.
 """
 
 from functools import cache
@@ -13,12 +12,11 @@ from importlib.resources import files
 @cache
 def paragraphs() -> tuple[str, ...]:
     """The paragraphs of the corpus, in order, without line ends."""
-    return tuple(
-        files("harness.plan").joinpath("corpus.txt").read_text(encoding="ascii").splitlines()
-    )
+    text = files("harness.plan").joinpath("corpus.txt").read_text(encoding="ascii")
+    return tuple(text.splitlines())
 
 
 @cache
 def words() -> tuple[str, ...]:
-    """The corpus as whitespace-separated words, in order."""
+    """The whitespace-separated words of the corpus, in order."""
     return tuple(word for paragraph in paragraphs() for word in paragraph.split())

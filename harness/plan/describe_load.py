@@ -1,4 +1,4 @@
-"""Load stages in a few words."""
+"""Load stages in a few words. The plan's hash includes them, so they must not change."""
 
 from typing import assert_never
 
@@ -16,9 +16,7 @@ from harness.profile.stages import (
 
 
 def in_words(stage: Stage) -> str:
-    """What a stage does, for tables: `8 live`, `5/s poisson`,
-    `0 to 20/s in 300 s, gamma (CV 3)`.
-    """
+    """A stage for tables: `8 live`, `5/s poisson`, `0 to 20/s in 300 s, gamma (CV 3)`."""
     what = "requests" if stage.over == "requests" else ""
     match stage:
         case ConcurrencyStage():
@@ -32,10 +30,8 @@ def in_words(stage: Stage) -> str:
         case RampStage():
             rate = f"{stage.from_per_s:g} to {stage.to_per_s:g}/s in {stage.ramp_s:g} s,"
         case StepStage():
-            rate = (
-                ", ".join(f"{step.rate_per_s:g}/s for {step.for_s:g} s" for step in stage.steps)
-                + ","
-            )
+            rate = "".join(f"{one.rate_per_s:g}/s for {one.for_s:g} s, " for one in stage.steps)
+            rate = rate.rstrip()
         case DiurnalStage():
             rate = f"a day of {stage.rate_per_s:g}/s, {stage.time_scale:g} times as fast,"
         case _:

@@ -1,4 +1,4 @@
-"""The plan as rows of plan.parquet, and what they add up to: one pass over the sessions."""
+"""The plan as rows of plan.parquet, and their totals, in one pass over the sessions."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,13 @@ class _Digest(Protocol):
 
 @dataclass(slots=True)
 class PlanTotals:
-    """What the rows add up to.
+    """Totals of the rows.
 
     Attributes:
-        sessions: that were written down, subagents among them.
-        requests: of the load.
+        sessions: with subagents.
         primes: priming requests before it.
         clipped_requests: requests whose drawn lengths did not fit the context.
-        clipped_tok: tokens that were left out of them.
-        classes: requests of each workload class.
+        clipped_tok: tokens clipped from them.
     """
 
     sessions: int = 0
@@ -41,33 +39,27 @@ class PlanTotals:
         self.sessions += 1
         self.requests += len(turns)
         self.primes += session.primed
-        self.clipped_requests += sum(1 for turn in turns if turn.clipped_tok)
+        self.clipped_requests += sum(turn.clipped_tok > 0 for turn in turns)
         self.clipped_tok += sum(turn.clipped_tok for turn in turns)
-        self.classes[session.workload_class] = self.classes.get(session.workload_class, 0) + len(
-            turns
-        )
+        label = session.workload_class
+        self.classes[label] = self.classes.get(label, 0) + len(turns)
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the results should know."""
+        """Notes for readers of the results."""
         if not self.clipped_requests:
             return ()
         share = f"{self.clipped_requests} of {self.requests} planned requests"
-        return (
-            (
-                f"{share} were drawn longer than the context and are planned {self.clipped_tok}"
-                " tokens shorter"
-            ),
-        )
+        return (f"{share} exceeded the context and were clipped by {self.clipped_tok} tokens",)
 
 
 def body_hashes(session: Session) -> Iterator[str]:
-    """For each turn: a hash over the keys and lengths of the blocks that make up its body. Each
-    block is hashed once.
+    """For each turn, a hash over the keys and lengths of its body's blocks. Each block is hashed
+    once.
     """
     digest: _Digest = hashlib.sha256(f"{session.salt}\n".encode())
     for block in (session.system, *(tool.block for tool in session.tools)):
         digest.update(f"{block.key}:{block.tok}\n".encode())
-    after = [digest]  # the head, and then up to the end of each exchange that the next turn carries
+    after = [digest]  # up to the head's end, and up to the end of each exchange that is carried on
     for turn in session.turns:
         if turn.prompt is not None:
             del after[1:]
@@ -83,25 +75,21 @@ def body_hashes(session: Session) -> Iterator[str]:
 
 
 def _add(digest: _Digest, message: Message) -> None:
-    digest.update(
-        "".join(f"{part.block.key}:{part.block.tok}\n" for part in message.parts).encode()
-    )
+    for part in message.parts:
+        digest.update(f"{part.block.key}:{part.block.tok}\n".encode())
 
 
 def known_prefixes(session: Session, *, head_is_known: bool) -> Iterator[int]:
-    """For each turn: how many tokens of its prompt an earlier prompt began with (the ideal prefix
-    hit, as traces are counted).
+    """For each turn, the tokens of the longest prefix that its prompt shares with an earlier prompt
+    (the ideal prefix hit, as in descriptions of traces).
 
     Args:
-        session: the conversation; its replies count from the first prompt on that carries them.
+        session: its replies count from the first prompt that carries them.
         head_is_known: whether another session has sent the same head before.
     """
     turns = session.turns
-    head_tok = (
-        turns[0].target_input_tok
-        - MESSAGE_OVERHEAD_TOK
-        - sum(map(_tok, turns[0].prompt or (turns[0].message,)))
-    )
+    own_tok = sum(map(_tok, turns[0].prompt or (turns[0].message,)))
+    head_tok = turns[0].target_input_tok - MESSAGE_OVERHEAD_TOK - own_tok
     thread = Thread(turns)
     before: list[Block] = []
     for turn in turns:
@@ -113,19 +101,17 @@ def known_prefixes(session: Session, *, head_is_known: bool) -> Iterator[int]:
             yield head_tok if head_is_known or turn.index else 0
         else:
             last = turns[places[-1][0]]
-            # A reply that was carried before and is followed by something else now.
-            carried_before = last.index < turn.index - 1
-            yield last.target_input_tok + (
-                _tok(last.reply) + MESSAGE_OVERHEAD_TOK if carried_before else 0
-            )
-        follower = turns[turn.index + 1] if turn.index + 1 < len(turns) else None
-        if follower is not None and follower.prompt is not None:
-            said = (*(thread.message(place) for place in places), turn.message)
-            before = [part.block for message in said for part in message.parts]
+            known = last.target_input_tok
+            if last.index < turn.index - 1:  # an earlier prompt has already carried this reply
+                known += _tok(last.reply) + MESSAGE_OVERHEAD_TOK
+            yield known
+        if turn.index + 1 < len(turns) and turns[turn.index + 1].prompt is not None:
+            messages = (*(thread.message(place) for place in places), turn.message)
+            before = [part.block for message in messages for part in message.parts]
 
 
 def _common_tok(one: Sequence[Block], other: Sequence[Block]) -> int:
-    """Tokens of the common start of two prompts; of a text that was cut short, what is left."""
+    """Tokens of the common prefix of two prompts, including the start of a shortened text."""
     common = 0
     for a, b in zip(one, other, strict=False):
         common += min(a.tok, b.tok) if a.key == b.key else 0
@@ -139,12 +125,7 @@ def _tok(message: Message) -> int:
 
 
 def plan_rows(plan: RunPlan, totals: PlanTotals | None = None) -> Iterator[dict[str, Any]]:
-    """Rows of plan.parquet (schema `artifacts.tables.PLAN`), stage by stage.
-
-    Args:
-        plan: what will be sent.
-        totals: counted up on the way.
-    """
+    """Rows of plan.parquet (schema `artifacts.tables.PLAN`), stage by stage, added to `totals`."""
     for stage in plan.stages:
         for session in plan.horizon(stage.index):
             for one in session.tree():
@@ -156,9 +137,8 @@ def plan_rows(plan: RunPlan, totals: PlanTotals | None = None) -> Iterator[dict[
 def _rows(session: Session, *, live: bool) -> Iterator[dict[str, Any]]:
     for turn, body_sha256 in zip(session.turns, body_hashes(session), strict=True):
         if turn.index >= session.first_turn:
-            yield _row(
-                session, turn, None if live and turn.index > session.first_turn else body_sha256
-            )
+            unknown = live and turn.index > session.first_turn
+            yield _row(session, turn, None if unknown else body_sha256)
         elif turn.index == session.priming_turn:
             yield _row(session, turn, body_sha256) | {
                 "class": session.workload_class + PRIME_SUFFIX,
@@ -173,9 +153,7 @@ def _row(session: Session, turn: Turn, body_sha256: str | None) -> dict[str, Any
         "request_id": f"{session.session_id}/{turn.index}",
         "session_id": session.session_id,
         "turn": turn.index,
-        "parent_request_id": (
-            session.parent_request_id if first and session.parent_request_id else None
-        ),
+        "parent_request_id": (session.parent_request_id or None) if first else None,
         "class": session.workload_class,
         "stage": session.stage,
         "slot": session.slot,

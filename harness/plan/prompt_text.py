@@ -10,8 +10,8 @@ from harness.plan.rng import stream
 from harness.plan.types import Block
 
 CHUNK_WORDS = 24
-"""Length of one run of consecutive words. Shorter, and text stops reading as text; longer, and
-different blocks share more by chance.
+"""Consecutive words in one run. Shorter runs do not read as text; longer ones share more between
+different blocks by chance.
 """
 
 
@@ -19,7 +19,7 @@ class Texts:
     """Text of blocks: runs of consecutive words of the corpus, chosen by (seed, key).
 
     Args:
-        seed: of the run; another seed gives other text, so one run's cache is of no use to another.
+        seed: of the run. Another seed gives other text, so runs do not reuse each other's cache.
         tok_per_word: tokens per word of the corpus under the model's tokenizer.
     """
 
@@ -37,9 +37,7 @@ class Texts:
         return f'"{" ".join(self._escaped[start:end] for start, end in self._runs(block, 1))}"'.encode()  # noqa: E501
 
     def _runs(self, block: Block, form: int) -> Iterator[tuple[int, int]]:
-        """Where in the running text its runs of words begin and end: in the plain form (0) or the
-        escaped one (1).
-        """
+        """Starts and ends of the block's word runs in the plain (0) or escaped (1) running text."""
         starts, ends = _offsets()[form]
         count = len(starts)
         left = max(1, round(block.tok / self._tok_per_word))
@@ -57,17 +55,16 @@ def _escape(word: str) -> str:
 
 @cache
 def _running(*, escape: bool) -> str:
-    """The corpus as one line of words, each escaped for JSON or as it is."""
-    return " ".join(map(_escape, corpus.words())) if escape else " ".join(corpus.words())
+    """The corpus as one line of words, plain or escaped for JSON."""
+    return " ".join(map(_escape, corpus.words()) if escape else corpus.words())
 
 
 @cache
 def _offsets() -> tuple[tuple[list[int], list[int]], ...]:
-    """Where each word begins and ends, in the plain and in the escaped running text."""
+    """Starts and ends of the words in the plain and in the escaped running text."""
     forms = []
     for words in (corpus.words(), tuple(map(_escape, corpus.words()))):
         starts = list(itertools.accumulate((len(word) + 1 for word in words[:-1]), initial=0))
-        forms.append(
-            (starts, [start + len(word) for start, word in zip(starts, words, strict=True)])
-        )
+        ends = [start + len(word) for start, word in zip(starts, words, strict=True)]
+        forms.append((starts, ends))
     return tuple(forms)

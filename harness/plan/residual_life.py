@@ -1,12 +1,10 @@
-"""Where the conversations of a closed loop are when its stage starts, as if it had been going on
-for long.
+"""Ages of a closed loop's sessions at the stage's start, as if it had been running for long.
 
-A slot that has always held one conversation after another holds, at a random moment, one that was
-chosen with a probability in proportion to how long it lasts, at a moment that is uniform over its
-time. So: a pool of conversations is drawn, one of them is chosen for each slot by its duration, and
-an age uniform within that. The time of a conversation is that of its pauses plus `REQUEST_NS` for
-each request. The time of its subagents is left out: a conversation that waited for one would hold
-its slot with nothing to send.
+If a slot has always had one session after another, then at a random time the probability of a
+session is proportional to its duration, and its age is uniform. So for each slot a session is
+chosen by duration from a drawn pool, with a uniform age. A session's duration is its pauses plus
+`REQUEST_NS` per request. The time of its subagents is not included: a session that waits for one
+would occupy its slot without sending.
 """
 
 import itertools
@@ -19,17 +17,15 @@ from typing import Final
 from harness.plan.types import Turn
 
 REQUEST_NS: Final = 1_000_000_000
-"""Time that the plan allows one request: one second. What a server really needs is not known before
-the run.
-"""
+"""Assumed duration of one request: the real one is not known before the run."""
 LEAST_POOL: Final = 256
 MOST_POOL: Final = 1024
-"""Conversations in the pool: one a slot within these bounds."""
+"""Sessions in the pool: one per slot within these bounds."""
 
 
 def span_ns(turns: Sequence[Turn]) -> int:
-    """Planned time of a conversation: `REQUEST_NS` a request, and the pauses, or the waits for
-    subagents where those are longer.
+    """Planned duration of a session: `REQUEST_NS` per request, and pauses, or waits for subagents
+    if longer.
     """
     waits = (max((span_ns(one.turns) for one in turn.subagents), default=0) for turn in turns)
     return sum(
@@ -40,12 +36,12 @@ def span_ns(turns: Sequence[Turn]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Age:
-    """Where one conversation is.
+    """State of one session.
 
     Attributes:
         candidate: its place in the pool.
-        turn: the next turn that it sends; 0 means that it has not begun.
-        gap_ns: what is left of the pause before that turn.
+        turn: the next turn that it sends; 0: it has not begun.
+        gap_ns: rest of the pause before that turn.
     """
 
     candidate: int
@@ -54,16 +50,11 @@ class Age:
 
 
 class Pool:
-    """Durations of conversations that slots may hold.
-
-    Args:
-        candidates: the turns of each.
-    """
+    """Durations of sessions that slots may have, from the turns of each."""
 
     def __init__(self, candidates: Iterable[Sequence[Turn]]) -> None:
         self._gaps = [[turn.gap_ns for turn in turns] for turns in candidates]
-        # Of each: the times at which its turns end, and over all of them the times at which
-        # conversations end.
+        # End times of the turns within each session, and of the sessions one after the other.
         self._ends = [
             list(itertools.accumulate(gap_ns + REQUEST_NS for gap_ns in gaps))
             for gaps in self._gaps
@@ -71,7 +62,7 @@ class Pool:
         self._until = list(itertools.accumulate(ends[-1] for ends in self._ends))
 
     def age(self, rng: Random) -> Age:
-        """A length-biased conversation and a uniform age in it."""
+        """A length-biased session and a uniform age in it."""
         at_ns = rng.randrange(self._until[-1])
         candidate = bisect_right(self._until, at_ns)
         ends = self._ends[candidate]

@@ -1,8 +1,7 @@
-"""Numbers drawn from a profile's distributions, by generators that are seeded with text.
+"""Draws from a profile's distributions, by generators that are seeded with text.
 
-`random.Random(text)` hashes the text with SHA-512 (seeding version 2), so a stream depends on
-nothing but its name: not on the process, not on the number of workers, not on what was drawn
-before.
+`random.Random(text)` hashes the text with SHA-512 (seeding version 2), so a stream depends only on
+its name: not on the process, the number of workers or earlier draws.
 """
 
 import math
@@ -16,12 +15,12 @@ Law = Constant | Uniform | Lognormal | Geometric | Quantiles
 
 
 def stream(seed: int, *name: object) -> random.Random:
-    """A generator of its own for (seed, name)."""
+    """The generator of (seed, name)."""
     return random.Random("/".join(map(str, (seed, *name))))  # noqa: S311 - reproducible load, not cryptography
 
 
 def draw(law: Law, rng: random.Random) -> float:
-    """One value of a distribution, clipped as the profile says."""
+    """One value of a distribution, with its limits applied."""
     match law:
         case Constant():
             return law.value
@@ -44,7 +43,7 @@ def draw(law: Law, rng: random.Random) -> float:
 
 
 def _between(law: Quantiles, share: float) -> float:
-    """The value at a share of the distribution, by interpolation of the logarithm."""
+    """The quantile at a share, by interpolation of the logarithm."""
     after = min(max(1, bisect_right(law.at, share)), len(law.at) - 1)
     low, high = law.at[after - 1], law.at[after]
     part = (share - low) / (high - low)
@@ -54,10 +53,10 @@ def _between(law: Quantiles, share: float) -> float:
 
 
 def draw_tok(law: Law, rng: random.Random, scale: float, least: int = 1) -> int:
-    """A length in tokens: drawn, scaled, rounded, at least `least`."""
+    """A length in tokens, scaled."""
     return max(least, round(draw(law, rng) * scale))
 
 
 def draw_gap_ns(law: Law, rng: random.Random) -> int:
-    """A pause in nanoseconds, from a distribution in seconds. Pauses are never scaled."""
+    """A pause in nanoseconds from a distribution in seconds, never scaled."""
     return round(draw(law, rng) * 1e9)

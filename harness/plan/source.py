@@ -1,6 +1,4 @@
-"""Where a replay's sessions come from: its trace, read once a stage; and what identifies a
-trace.
-"""
+"""The sessions of a replay, from its trace, which is read once per stage; and a trace's hash."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,52 +9,44 @@ from typing import Final
 
 from harness.core.errors import ProfileError
 from harness.plan.traces import Clock, Trace, open_trace
+from harness.plan.traces.text import unreadable
 from harness.plan.types import Session, StagePlan
 from harness.plan.workloads.replay import ReplayTally, replay_sessions
 from harness.profile.workloads import ReplayWorkload
 
 KEPT: Final = 8192
-"""Sessions that were read and not yet asked for, at most. Slots of a closed loop ask for theirs at
-their own pace.
-"""
+"""Most sessions that are read ahead: slots of a closed loop need theirs at their own pace."""
 
 
 class EndOfTraceError(LookupError):
-    """A session was asked for that the trace does not have."""
+    """The trace does not have the requested session."""
 
 
 class TraceSource:
-    """The sessions of a replay's trace, by stage: in order, or by their number.
-
-    Args:
-        workload: the profile's.
-        seed: of the run.
-        length_scale: factor on all lengths.
-        limit_tok: longest input and output together, scaled.
+    """The sessions of a replay's trace, by stage: in order, or by their number. `limit_tok` is the
+    longest input and output together, scaled by `length_scale`.
     """
 
     def __init__(
         self, workload: ReplayWorkload, seed: int, length_scale: float, limit_tok: int
     ) -> None:
-        self._workload = workload
-        self._seed = seed
-        self._length_scale = length_scale
-        self._limit_tok = limit_tok
         self.trace: Trace = open_trace(Path(workload.path), workload.format)
+        self._workload = workload
+        self._settings = (seed, length_scale, limit_tok)
         self._reading: dict[int, Iterator[Session]] = {}
         self._read: dict[int, dict[int, Session]] = {}
         self._next: dict[int, int] = {}
 
     def check(self, stage: StagePlan) -> None:
-        """Refuse a stage that wants times which the trace does not have.
+        """Check that the trace has the times that a stage needs.
 
         Raises:
-            ProfileError: recordings have clocks of their own.
+            ProfileError: each recording has its own clock.
         """
         if stage.kind == "replay" and self.trace.clock is not Clock.TRACE:
             raise ProfileError(
-                f"stage {stage.name} replays times, and {self._workload.path} has none: each of its"
-                " recordings has a clock of its own",
+                f"stage {stage.name} replays times, but the recordings in {self._workload.path}"
+                " have no common clock",
                 next_step=(
                     "use `kind: concurrency` or `kind: arrival_rate`, which start its sessions in"
                     " the trace's order"
@@ -65,13 +55,13 @@ class TraceSource:
 
     def sessions(self, stage: StagePlan, tally: ReplayTally | None = None) -> Iterator[Session]:
         """The sessions in the trace's order."""
-        workload = self._workload
+        workload, (seed, length_scale, limit_tok) = self._workload, self._settings
         read = replay_sessions(
             self.trace,
-            seed=self._seed,
+            seed=seed,
             time_scale=workload.time_scale,
-            length_scale=self._length_scale,
-            limit_tok=self._limit_tok,
+            length_scale=length_scale,
+            limit_tok=limit_tok,
             over_limit=workload.over_limit,
             idle_cap_s=workload.idle_cap_s,
             stage=stage.name,
@@ -79,23 +69,17 @@ class TraceSource:
             rewrites=workload.rewrites,
             tally=tally,
         )
-        timed = stage.kind == "replay"
         for session in read:
-            turns = (
-                session.turns
-                if timed
-                else tuple(replace(turn, intended_offset_ns=None) for turn in session.turns)
-            )
+            turns, offset_ns = session.turns, session.intended_offset_ns
+            if stage.kind != "replay":
+                offset_ns = None
+                turns = tuple(replace(turn, intended_offset_ns=None) for turn in turns)
             if stage.single:
                 turns = (replace(turns[0], subagents=()),)
-            yield replace(
-                session,
-                turns=turns,
-                intended_offset_ns=session.intended_offset_ns if timed else None,
-            )
+            yield replace(session, turns=turns, intended_offset_ns=offset_ns)
 
     def session(self, stage: StagePlan, number: int) -> Session:
-        """One session by its place in the trace. Cheap where numbers are asked for about in order.
+        """One session by its number in the trace; cheap if numbers come roughly in order.
 
         Raises:
             EndOfTraceError: the trace has no such session.
@@ -118,21 +102,14 @@ class TraceSource:
 
 @lru_cache(maxsize=8)
 def trace_sha256(path: str) -> str:
-    """What a trace holds, wherever it lies: a hash over the names and bytes of its files."""
+    """Hash over the names and bytes of a trace's files, independent of its place."""
     root = Path(path)
     digest = hashlib.sha256()
     try:
-        files = (
-            sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
-        )
-        for file in files:
+        for file in sorted(filter(Path.is_file, root.iterdir())) if root.is_dir() else [root]:
             with file.open("rb") as content:
-                digest.update(
-                    f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode()
-                )
+                one = hashlib.file_digest(content, "sha256").hexdigest()
+            digest.update(f"{file.name} {one}\n".encode())
     except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be read: {error.strerror or error}",
-            next_step="name a trace file or folder",
-        ) from error
+        raise unreadable(root, error) from error
     return digest.hexdigest()

@@ -1,6 +1,4 @@
-"""What a plan consists of. All lengths of text are targets; what the server counts is what is
-reported.
-"""
+"""The parts of a plan. All text lengths are targets; reports use the server's counts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,11 +9,11 @@ from harness.api.parts import PartKind, Role
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of text that is a pure function of (seed, key, tok): equal blocks give equal bytes
-    and so equal token prefixes.
+    """Text that is a pure function of (seed, key, tok): equal blocks give equal bytes and so equal
+    token prefixes.
 
     Attributes:
-        key: who shares it: `chat/system` is shared by all, `s00012/3/user` by nobody.
+        key: its scope: all sessions share `chat/system`; `s00012/3/user` is unique.
         tok: target length in tokens.
     """
 
@@ -31,7 +29,7 @@ class Part:
         kind: text, tool_use (assistant) or tool_result (user).
         block: its text; for tool_use the input's text.
         tool_id: links a tool_result with its tool_use; empty for text.
-        tool_name: of a tool_use; empty otherwise.
+        tool_name: of a tool_use, else empty.
     """
 
     kind: PartKind
@@ -54,26 +52,25 @@ class Turn:
 
     Attributes:
         index: from 0 within its session.
-        gap_ns: pause after the end of the turn before; 0 for the first.
+        gap_ns: pause after the end of the previous turn; 0 for the first.
         message: the new message that this request adds (user text or tool result).
-        reply: the recorded answer that later turns carry in its place.
-        target_input_tok: whole prompt.
-        target_output_tok: answer.
-        keeps: how many exchanges (message and reply) of the request before this one still carries,
-            counted from the front: None for all of them; 0 after a compaction, where `message`
-            opens with the summary.
-        thinking_tok: part of the answer that is meant to be reasoning, where the workload tells it
-            apart; it is not in `reply`.
-        cancel_after_ns: the user gives up this long after the request was sent, if it still streams
-            then; None: waits for the end.
-        clipped_tok: tokens of the drawn lengths that did not fit the context and were left out; 0
-            for nearly all.
-        prompt: all messages of this request, `message` last, where a recorded conversation does not
-            simply go on; None: those of the request before, its reply, and `message`.
-        intended_offset_ns: recorded time from the stage's start, which this turn waits for as well;
-            None: `gap_ns` alone.
-        subagents: conversations that this turn's tool call starts when its answer is whole; the
-            next turn waits for their ends as well.
+        reply: the recorded response that later turns carry.
+        target_input_tok: complete prompt.
+        target_output_tok: response.
+        keeps: number of the previous request's exchanges (message and reply) that this one still
+            carries, from the front. None: all; 0: after a compaction, when `message` starts with
+            the summary.
+        thinking_tok: planned reasoning within the response, not in `reply`; 0 if the workload does
+            not plan it.
+        cancel_after_ns: the user cancels this long after sending, if the response still streams;
+            None: never.
+        clipped_tok: tokens of the drawn lengths that did not fit the context; usually 0.
+        prompt: all messages of this request, `message` last, if a recorded session does not simply
+            continue; None: those of the previous request, its reply, and `message`.
+        intended_offset_ns: recorded time from the stage's start, which this turn also waits for;
+            None: only `gap_ns`.
+        subagents: sessions that this turn's tool call starts when its response is complete; the
+            next turn also waits for them to end.
     """
 
     index: int
@@ -92,22 +89,18 @@ class Turn:
 
     @property
     def requests(self) -> int:
-        """Requests that it stands for: its own, and those of its subagents."""
+        """Number of requests, with those of its subagents."""
         return 1 + sum(turn.requests for one in self.subagents for turn in one.turns)
 
 
 Place = tuple[int, int]
-"""A message of a conversation: of which turn, and which one of it: 0 its message, 1 its reply, 2 +
-k the k-th of its `prompt`.
+"""A message of a session: its turn's index, and 0 for the turn's message, 1 for its reply, 2 + k
+for message k of its `prompt`.
 """
 
 
 class Thread:
-    """What each request of a conversation carries in front of its own message, turn by turn.
-
-    Args:
-        turns: of the conversation.
-    """
+    """The messages that each request of a session carries before its own message."""
 
     def __init__(self, turns: Sequence[Turn]) -> None:
         self._turns = turns
@@ -115,8 +108,8 @@ class Thread:
         self._places: list[Place] = []
 
     def before(self, turn_index: int) -> Sequence[Place]:
-        """The places in front of a turn's message, in order; valid until the next call. Cheap where
-        turns are asked for in order.
+        """The places before a turn's message, in order; valid until the next call. Cheap if turns
+        come in order.
         """
         if turn_index < self._index:
             self._index, self._places = -1, []
@@ -143,7 +136,7 @@ class Thread:
 
 @dataclass(frozen=True, slots=True)
 class ToolDefinition:
-    """A tool that the request offers: a name and a description of the given text."""
+    """A tool that the request offers; the block is its description."""
 
     name: str
     block: Block
@@ -151,14 +144,11 @@ class ToolDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Subagent:
-    """A conversation that another one's tool call starts.
+    """A session that a tool call of another session starts.
 
     Attributes:
         workload_class: `claude-code/subagent`, or the trace's.
-        system: its system prompt.
-        tools: offered tools.
-        turns: its requests; the first is due at once.
-        reasons: its answers hold reasoning.
+        turns: its requests; the first is sent immediately.
     """
 
     workload_class: str
@@ -170,30 +160,26 @@ class Subagent:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One conversation.
+    """A conversation of one or more requests.
 
     Attributes:
         session_id: unique within the plan, `<stage index>-<number>`; of a subagent its parent's, a
             dot, and the turn that starts it.
         number: position in its stage's order, from 0.
         workload_class: `chat`, `claude-code`, …
-        stage: name of its stage.
-        slot: its fixed slice. Closed loop: the live slot that it occupies, number % concurrency;
-            open loop: number. Worker = slot % workers. A subagent is in its parent's.
-        intended_offset_ns: open loop: start, from the stage's start; closed loop: None (starts when
-            its slot is free).
-        system: shared system prompt.
-        tools: offered tools, in order; empty for none.
-        turns: the requests, in order.
-        first_turn: the turn that it starts with. Above 0 for a session that is in its middle when
-            the stage starts: the turns before it are history, and one priming request
-            (`priming_turn`) brings what they carry into the server's cache.
-        first_gap_ns: what is left of the pause before that turn, from the stage's start.
-        parent_request_id: of a subagent: the request whose tool call starts it; empty otherwise.
-        reasons: answers of its class hold reasoning, so its requests ask for it where the profile
+        slot: closed loop: the live slot that it uses, number % concurrency; open loop: number.
+            Worker = slot % workers. A subagent has its parent's.
+        intended_offset_ns: open loop: scheduled start, from the stage's start; closed loop: None
+            (it starts when its slot is free).
+        first_turn: the turn that it starts with. Above 0 for a session that starts midway: earlier
+            turns are history, which one priming request (`priming_turn`) puts into the server's
+            cache.
+        first_gap_ns: rest of the pause before that turn, from the stage's start.
+        parent_request_id: of a subagent: the request whose tool call starts it, else empty.
+        reasons: responses of its class have reasoning, so its requests ask for it if the profile
             does.
         salt: text that opens the first tool and the system prompt, so that no other session shares
-            a cached prefix with this one; empty: shared.
+            its cached prefix; empty: shared.
     """
 
     session_id: str
@@ -213,23 +199,21 @@ class Session:
 
     @property
     def primed(self) -> bool:
-        """Whether it starts in its middle, with a priming request before its first turn."""
+        """Whether it starts midway, with a priming request before its first turn."""
         return self.first_turn > 0
 
     @property
     def priming_turn(self) -> int:
-        """Index of the turn whose prompt the priming request sends: the last one before
-        `first_turn`.
-        """
+        """Index of the turn whose prompt the priming request sends."""
         return self.first_turn - 1
 
     @property
     def live_turns(self) -> tuple[Turn, ...]:
-        """The turns that are sent as requests of the load, from `first_turn` on."""
+        """The turns that are sent during the load, from `first_turn`."""
         return self.turns[self.first_turn :]
 
     def subagents(self, turn: Turn) -> "tuple[Session, ...]":
-        """The conversations that a turn's tool call starts."""
+        """The sessions that a turn's tool call starts."""
         return tuple(self._subagent(turn, place, one) for place, one in enumerate(turn.subagents))
 
     def _subagent(self, turn: Turn, place: int, one: Subagent) -> "Session":
@@ -250,7 +234,7 @@ class Session:
         )
 
     def tree(self) -> "Iterator[Session]":
-        """This conversation and then those that its live turns start, with all that these start."""
+        """This session, then those that its live turns start, recursively."""
         yield self
         for turn in self.live_turns:
             for one in self.subagents(turn):
@@ -263,14 +247,7 @@ PRIME_SUFFIX: Final = "/prime"
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of an arrival schedule in which the rate goes in a straight line from one value to
-    another.
-
-    Attributes:
-        length_s: its length.
-        from_per_s: starts per second at its beginning.
-        to_per_s: at its end.
-    """
+    """Part of an arrival schedule whose rate (starts per second) changes linearly."""
 
     length_s: float
     from_per_s: float
@@ -284,8 +261,8 @@ class Schedule:
     Attributes:
         process: `constant`, `poisson`, `gamma`, `weibull`; `all_at_once`: everything at the stage's
             start; `trace`: times of a trace.
-        shape: of the law of the gaps: 1 / CV^2 for gamma, k for Weibull; None for the others.
-        segments: the rate over time; after the last one its final rate holds, unless `repeats`.
+        shape: of the gaps' distribution: 1 / CV^2 for gamma, k for Weibull, else None.
+        segments: the rate over time; after the last one its final rate stays, unless `repeats`.
             Empty for `all_at_once` and `trace`.
         repeats: start again with the first segment after the last.
     """
@@ -301,19 +278,14 @@ class StagePlan:
     """One load stage, resolved.
 
     Attributes:
-        index: from 0.
-        name: label.
-        kind: of the profile's stage.
-        load: in words, for people.
         warmup_ns: start of the window, from the stage's start.
         window_ns: length of the window; None: it ends with the last session.
-        sessions: number of sessions that end the stage; None: unbounded.
-        concurrency: live conversations of a closed loop, else None.
+        sessions: number of sessions that end the stage; None: no limit.
+        concurrency: live sessions of a closed loop, else None.
         schedule: arrivals of an open loop, else None.
         single: each session is cut to its first request.
-        steady: the sessions that occupy the slots at the start are in their middle (closed loop
-            only).
-        max_in_flight: requests in flight over all workers.
+        steady: the first session of each slot starts midway (closed loop only).
+        max_in_flight: limit of requests in flight over all workers.
         part: the only part of a mix that it draws from; None: all of them.
     """
 
@@ -333,13 +305,11 @@ class StagePlan:
 
     @property
     def rate_per_s(self) -> float | None:
-        """Highest rate of an open loop's schedule, where it has one."""
+        """Highest rate of an open loop's schedule, if it has rates."""
         segments = () if self.schedule is None else self.schedule.segments
         return max((max(one.from_per_s, one.to_per_s) for one in segments), default=None)
 
     @property
     def process(self) -> str | None:
-        """Law of the gaps between an open loop's starts, where it has one."""
-        return (
-            self.schedule.process if self.schedule is not None and self.schedule.segments else None
-        )
+        """Process of an open loop's starts, if its schedule has rates."""
+        return self.schedule.process if self.schedule and self.schedule.segments else None

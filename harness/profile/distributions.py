@@ -1,4 +1,4 @@
-"""Numbers that a profile may give as a distribution."""
+"""Values of a profile that may be a distribution."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,13 +28,13 @@ Amount = Annotated[
     WithJsonSchema(AMOUNT_SCHEMA),
     Form("a number, with the suffixes of the key above it", "16k"),
 ]
-"""A number of a distribution. Suffixes follow the key that the distribution is for (`think_s` takes
-lengths of time, `user_tok` counts).
+"""A number of a distribution. The distribution's key decides its suffixes (`think_s`: durations,
+`user_tok`: counts).
 """
 
 
 class Constant(Strict):
-    """Always the same value. A bare number or text such as `16k` means this too."""
+    """Always the same value. A bare value such as `16k` is short for this."""
 
     kind: Literal["constant"] = "constant"
     value: Amount = Field(ge=0)
@@ -42,7 +42,7 @@ class Constant(Strict):
 
 
 class Uniform(Strict):
-    """Evenly spread between two values."""
+    """Uniform between two values."""
 
     kind: Literal["uniform"]
     min: Amount = Field(ge=0)
@@ -62,7 +62,7 @@ class Lognormal(Strict):
     min: Amount = Field(default=0, ge=0)
     """Smallest value."""
     max: Amount | None = Field(default=None, gt=0)
-    """Largest value; default: no bound."""
+    """Largest value; default: no limit."""
 
 
 class Geometric(Strict):
@@ -72,12 +72,12 @@ class Geometric(Strict):
     mean: Number = Field(ge=1, le=1e9)
     """Mean; at least 1."""
     max: Whole | None = Field(default=None, ge=1)
-    """Largest value; default: no bound."""
+    """Largest value; default: no limit."""
 
 
 class Quantiles(Strict):
-    """A distribution as a table of its quantiles, the way that measurements are published; between
-    two of them the logarithm is linear.
+    """A table of quantiles, as measurements are often published; the logarithm is interpolated
+    linearly.
 
     `{kind: quantiles, at: [0, 0.5, 1], values: [5, 9, 60]}`. Values are clipped to `max`.
     """
@@ -86,7 +86,7 @@ class Quantiles(Strict):
     at: tuple[Number, ...] = Field(min_length=2)
     """Shares, rising from 0 to 1."""
     values: tuple[Amount, ...] = Field(min_length=2)
-    """The value below which that share lies; one for each share, none falling, above 0."""
+    """The quantile at each share; above 0, never falling."""
     max: Amount | None = Field(default=None, gt=0)
     """Largest value; default: the last of the table."""
 
@@ -96,7 +96,7 @@ AnyDistribution = Constant | Uniform | Lognormal | Geometric | Quantiles
 
 @dataclass(frozen=True, slots=True)
 class _Shorthand:
-    """Takes `16k` for `{kind: constant, value: 16000}`, and suffixes inside a distribution."""
+    """Accepts `16k` for `{kind: constant, value: 16000}`, and suffixes inside a distribution."""
 
     parse: Callable[[object], float]
 
@@ -124,7 +124,7 @@ class _Shorthand:
 
 @dataclass(frozen=True, slots=True)
 class _OrNumber:
-    """Tells the JSON Schema of a distribution about the shorthand."""
+    """Adds the shorthand to the JSON Schema of a distribution."""
 
     short: dict[str, object]
 

@@ -1,15 +1,13 @@
-"""Writes what follows from the profile's types: the JSON Schema that editors complete with, and the
-reference for people.
+"""Generate the JSON Schema (for editors) and the reference page from the profile's types.
 
-`python -m harness.profile.generate` writes both, `--check` fails if either is not what the types
-say.
+`python -m harness.profile.generate` writes both; `--check` fails if either is stale.
 """
 
 import argparse
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -38,7 +36,7 @@ class _Section(NamedTuple):
 
 
 def _sections() -> Iterator[_Section]:
-    """All sections of a profile in the order of its keys, each once."""
+    """All sections of a profile, in the order of its keys."""
     places: dict[type[Strict], list[tuple[tuple[str, ...], str | None]]] = {}
     for path, kind, model in shape.sections(Profile):
         places.setdefault(model, []).append((path, kind))
@@ -47,7 +45,7 @@ def _sections() -> Iterator[_Section]:
         of_kind = f", kind `{kind}`" if kind is not None else ""
         if model is Profile:
             yield _Section("The profile", (), model)
-        elif len({path[-1] for path, _ in found}) == 1:  # one key, though maybe of several sections
+        elif len({path[-1] for path, _ in found}) == 1:  # one key, maybe of several sections
             title = ".".join(part for part in path if part != shape.ITEM)
             yield _Section(f"`{title}`{of_kind}", paths[:1], model)
         elif kind is not None:
@@ -64,7 +62,7 @@ _TOP: Final = """\
 <!-- Generated from harness/profile/schema.py by `python -m harness.profile.generate`. Change the types, not this page. -->
 # Profile reference
 
-One YAML file says everything about a run. This one is complete:
+One YAML file defines a run. This one is complete:
 
 ```yaml
 # yaml-language-server: $schema=../harness/profile/profile.schema.json
@@ -78,25 +76,53 @@ traffic:
     - {kind: concurrency, concurrency: 8, warmup_s: 3s, window_s: 15s}
 ```
 
-The first line lets editors that know YAML language servers complete keys and show these explanations. Ready-made profiles are in
+With the first line, editors with a YAML language server complete keys and show these explanations. Shipped profiles are in
 [`loadprofiles/`](../loadprofiles).
 
-- **Strict.** An unknown key, a wrong unit or an impossible combination is an error (exit 2). All errors are told at once, each with file,
-  line and column, the key that was probably meant, and the fix.
-- **Units** are the suffix of the key: `_s` seconds, `_tok` tokens, `_bytes` bytes, `_usd` dollars. A bare number is in that unit. Lengths
-  of time also take `us`, `ms`, `s`, `m` or `min`, `h`, `d` (`2m` is two minutes); counts take `k`, `M` (thousands) and `ki`, `Ki`, `Mi`
-  (1,024); sizes take `kB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`, `TiB`.
-- **YAML 1.2**: `true` and `false` are the only booleans, and text of digits wants quotes where text is meant. Anchors, aliases and `<<`
-  work.
-- **Overrides**: `--set traffic.load.0.concurrency=32` sets one key by its dotted path, list positions counted from 0; the value is YAML
-  (`--set 'server.gpus=[0, 1]'`), a position one past a list's end appends, missing sections are made, later ones win.
-- **Kinds**: where a section has a `kind`, it decides which other keys there are.
+- **Strict.** An unknown key, a wrong unit or an impossible combination is an error (exit 2). All errors are reported at once, each with
+  file, line and column, the key that was probably meant, and the fix.
+- **Units** are the suffix of the key: `_s` seconds, `_tok` tokens, `_bytes` bytes, `_usd` dollars. A bare number is in that unit.
+  Durations also accept `us`, `ms`, `s`, `m` or `min`, `h`, `d` (`2m` is two minutes). Counts accept `k`, `M` (thousands) and `ki`, `Ki`,
+  `Mi` (1,024). Sizes accept `kB`, `MB`, `GB`, `KiB`, `MiB`, `GiB`, `TiB`.
+- **YAML 1.2**: `true` and `false` are the only booleans; quote digits that are text. Anchors, aliases and `<<` work.
+- **Overrides**: `--set traffic.load.0.concurrency=32` sets one key by its dotted path; list positions start at 0. The value is YAML
+  (`--set 'server.gpus=[0, 1]'`). A position one past the end of a list appends, missing sections are created, and later overrides win.
+- **Kinds**: the `kind` of a section decides its other keys.
 - **Secrets** do not belong in a profile, since it is stored with every run: name an environment variable or a file.
+"""
+_THRESHOLDS: Final = f"""\
+## Thresholds
+
+`thresholds` is a list of conditions on the result, each `METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]`. The exit code is 99 if one fails.
+
+- Operators: `<`, `<=`, `>`, `>=`.
+- Metrics in seconds accept units of time, others `k` and `M`, ratios `%`.
+- `METRIC@BOUNDARY` is a power metric at another boundary than the summary's first.
+- A value that is not available meets no threshold.
+- A limit may be a share of a baseline; `harness repeat` and `harness compare` evaluate it, with the noise of repeats ([CI](ci.md)).
+
+```yaml
+thresholds:
+  - ttft_s.p99 < 1.5
+  - tpot_s.p50 <= 50ms
+  - output_tok_s >= 1.2k
+  - error_ratio < 1%
+  - output_tok_s_per_gpu >= 0.95 * baseline
+```
+
+Distributions need a statistic ({", ".join(f"`{name}`" for name in STATISTICS)}), single values have none:
+
+| metric | unit | statistic | definition |
+|---|---|---|---|"""
+_COMBINATIONS: Final = """\
+## Impossible combinations
+
+Each is an error (`harness/profile/rules.py`). Merely unwise combinations load; the report flags them as concerns.
 """
 
 
 def reference() -> str:
-    """docs/profile-reference.md."""
+    """Text of docs/profile-reference.md."""
     lines = [_TOP, "## Contents", ""]
     titles = [*(section.title for section in _SECTIONS), "Thresholds", "Impossible combinations"]
     lines += [f"- [{title.replace('`', '')}](#{_anchor(title)})" for title in titles]
@@ -105,7 +131,11 @@ def reference() -> str:
         if paths:
             lines += [f"Keys under {', '.join(f'`{path}`' for path in paths)}.", ""]
         lines += _table(model)
-    lines += ["", *_thresholds(), "", *_combinations()]
+    lines += ["", _THRESHOLDS]
+    for metric in METRICS.values():
+        needed = "needed" if metric.kind == "distribution" else "–"
+        lines.append(f"| `{metric.key}` | {metric.unit} | {needed} | {_text(metric.formula)} |")
+    lines += ["", _COMBINATIONS, *(f"- {_text(rule.__doc__ or '')}" for rule, _ in RULES)]
     return "\n".join(lines) + "\n"
 
 
@@ -113,42 +143,29 @@ def _table(model: type[Strict]) -> Iterator[str]:
     yield "| key | value | default | meaning |"
     yield "|---|---|---|---|"
     fields = model.model_fields
-    for name in (
-        sorted(fields, key=lambda key: (key != "kind", not fields[key].is_required()))
-        if "kind" in fields
-        else fields
-    ):
+    names = list(fields)
+    if "kind" in fields:
+        names.sort(key=lambda key: (key != "kind", not fields[key].is_required()))
+    for name in names:
         field = fields[name]
-        yield (
-            f"| `{name}` | {_value(field)} | {_default(name, field)} |"
-            f" {_text(field.description or _kind_text(name))} |"
-        )
-
-
-def _kind_text(name: str) -> str:
-    return "Chooses this section." if name == "kind" else ""
+        text = field.description or ("Selects this section." if name == "kind" else "")
+        yield f"| `{name}` | {_value(field)} | {_default(name, field)} | {_text(text)} |"
 
 
 def _value(field: FieldInfo) -> str:
     annotation = shape.field_annotation(field)
-    model, variants = (
-        shape.model_of(annotation),
-        shape.variants_of(shape.item_of(annotation) or annotation),
-    )
+    model, item = shape.model_of(annotation), shape.item_of(annotation)
+    variants = shape.variants_of(item or annotation)
     if model is not None:
         return f"[section](#{_ANCHORS[model]})"
-    if variants and not _is_distribution(variants):
-        links = ", ".join(f"[`{kind}`](#{_ANCHORS[section]})" for kind, section in variants.items())
-        return (
-            f"{'list of sections' if shape.item_of(annotation) is not None else 'section'}, by"
-            f" `kind`: {links}"
-        )
+    text = shape.describe(annotation)
+    if Constant in variants.values():
+        short = text.split(", or a distribution")[0]
+        return f"{short}, or a [distribution](#distribution-kind-constant)"
     if variants:
-        return (
-            shape.describe(annotation).split(", or a distribution")[0]
-            + ", or a [distribution](#distribution-kind-constant)"
-        )
-    return shape.describe(annotation).replace("|", "\\|")
+        links = ", ".join(f"[`{kind}`](#{_ANCHORS[section]})" for kind, section in variants.items())
+        return f"{'section' if item is None else 'list of sections'}, by `kind`: {links}"
+    return text.replace("|", "\\|")
 
 
 def _default(name: str, field: FieldInfo) -> str:
@@ -169,7 +186,7 @@ def _default(name: str, field: FieldInfo) -> str:
 
 
 def _section_default(value: Strict) -> str:
-    """A default section as one would write it."""
+    """A default section as in YAML."""
     dumped = value.model_dump(mode="json", exclude_defaults=True)
     if "kind" in type(value).model_fields:
         dumped = {"kind": value.model_dump(mode="json")["kind"], **dumped}
@@ -186,63 +203,8 @@ def _number(name: str, value: float) -> str:
     return f"{value:g}" if value < 1e6 or value != int(value) else f"{value:.0f}"
 
 
-def _thresholds() -> Iterator[str]:
-    yield "## Thresholds"
-    yield ""
-    yield (
-        "`thresholds` is a list of conditions on the result, each `METRIC[.STATISTIC] OPERATOR"
-        " NUMBER[UNIT]`. The run exits 99 when one"
-    )
-    yield (
-        "fails. Operators: `<`, `<=`, `>`, `>=`. Metrics in seconds take units of time, others `k`"
-        " and `M`, ratios `%`. A power figure at"
-    )
-    yield (
-        "another boundary than the summary's first is written `METRIC@BOUNDARY`. A figure that is"
-        " absent meets no threshold. A limit may"
-    )
-    yield (
-        "be a share of a baseline; `harness repeat` and `harness compare` judge those, with the"
-        " noise of repeats ([CI](ci.md))."
-    )
-    yield ""
-    yield "```yaml"
-    yield "thresholds:"
-    yield "  - ttft_s.p99 < 1.5"
-    yield "  - tpot_s.p50 <= 50ms"
-    yield "  - output_tok_s >= 1.2k"
-    yield "  - error_ratio < 1%"
-    yield "  - output_tok_s_per_gpu >= 0.95 * baseline"
-    yield "```"
-    yield ""
-    yield (
-        f"Distributions need a statistic ({', '.join(f'`{name}`' for name in STATISTICS)}), single"
-        " values take none:"
-    )
-    yield ""
-    yield "| metric | unit | statistic | definition |"
-    yield "|---|---|---|---|"
-    for metric in METRICS.values():
-        yield (
-            f"| `{metric.key}` | {metric.unit} |"
-            f" {'needed' if metric.kind == 'distribution' else '–'} | {_text(metric.formula)} |"
-        )
-
-
-def _combinations() -> Iterator[str]:
-    yield "## Impossible combinations"
-    yield ""
-    yield (
-        "Each is an error of its own (`harness/profile/rules.py`). What is merely unwise loads, and"
-        " shows as a concern in the report."
-    )
-    yield ""
-    for rule, _ in RULES:
-        yield f"- {_text(rule.__doc__ or '')}"
-
-
 def _text(text: str) -> str:
-    """A docstring as one line of a table, or as a paragraph."""
+    """A docstring as one line, for a table or a paragraph."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
@@ -255,25 +217,19 @@ def _anchor(title: str) -> str:
 _ANCHORS: Final = {section.model: _anchor(section.title) for section in _SECTIONS}
 
 
-def _is_distribution(variants: Mapping[str, type[Strict]]) -> bool:
-    return Constant in variants.values()
-
-
 def json_schema() -> str:
-    """harness/profile/profile.schema.json."""
-    schema = _unwrapped(Profile.model_json_schema(mode="validation"))
-    whole = {
+    """Text of harness/profile/profile.schema.json."""
+    comment = "Generated from harness/profile/schema.py by `python -m harness.profile.generate`."
+    schema = {
         "$schema": GenerateJsonSchema.schema_dialect,
-        "$comment": (
-            "Generated from harness/profile/schema.py by `python -m harness.profile.generate`."
-        ),
-        **schema,
+        "$comment": comment,
+        **_unwrapped(Profile.model_json_schema(mode="validation")),
     }
-    return json.dumps(whole, indent=1, ensure_ascii=False, sort_keys=False) + "\n"
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def _unwrapped(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    """The same with every description's paragraphs on one line each: the source wraps them."""
+    """The same value, with each paragraph of a description on one line."""
     if isinstance(value, dict):
         return {
             key: _PARAGRAPH.sub(" ", item)
@@ -285,16 +241,11 @@ def _unwrapped(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write both files, or with `--check` say which are stale (exit 1)."""
+    """Write both files, or with `--check` list the stale ones (exit 1)."""
     parser = argparse.ArgumentParser(
-        prog="python -m harness.profile.generate",
-        description=__doc__.splitlines()[0] if __doc__ else None,
+        prog="python -m harness.profile.generate", description=(__doc__ or "").partition("\n")[0]
     )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="write nothing; exit 1 if a file is not what the types say",
-    )
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     arguments = parser.parse_args(argv)
     stale = []
     for path, text in ((SCHEMA_PATH, json_schema()), (REFERENCE_PATH, reference())):

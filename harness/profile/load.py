@@ -1,14 +1,14 @@
-"""A profile's file -> `Profile`, or every error at once, each with its place and its fix."""
+"""Load a profile. All errors are reported at once, with places and fixes."""
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Final
+from pathlib import Path as FilePath
+from typing import Any, Final
 
 from harness.checked_yaml import source as yaml_source
 from harness.checked_yaml.check import check
 from harness.checked_yaml.load import expect_form, read_file
-from harness.checked_yaml.problems import InvalidYamlError, Place, Problem
+from harness.checked_yaml.problems import InvalidYamlError, Path, Place, Problem
 from harness.checked_yaml.source import Data, Source
 from harness.profile.rules import violations
 from harness.profile.schema import Profile
@@ -16,18 +16,16 @@ from harness.profile.schema import Profile
 _EXAMPLE: Final = "start with `purpose: smoke`, `model:` and `traffic:`; loadprofiles/ has examples"
 
 
-def shipped_profiles() -> Path:
-    """The folder of ready-made profiles: within the package where it was installed from a wheel,
-    next to it in a checkout.
-    """
-    package = Path(__file__).resolve().parents[1]
+def shipped_profiles() -> FilePath:
+    """The folder of shipped profiles: in an installed package, next to it in a checkout."""
+    package = FilePath(__file__).resolve().parents[1]
     inside = package / "loadprofiles"
     return inside if inside.is_dir() else package.parent / "loadprofiles"
 
 
-def profile_path(name: Path) -> Path:
-    """The file that a command line names: a path, or the name of a ready-made profile. A file of
-    that name in the working directory comes first.
+def profile_path(name: FilePath) -> FilePath:
+    """The file of a path, or of the name of a shipped profile. A file of that name in the working
+    directory comes first.
     """
     if name.exists() or name.suffix or len(name.parts) != 1:
         return name
@@ -35,8 +33,8 @@ def profile_path(name: Path) -> Path:
     return shipped if shipped.is_file() else name
 
 
-def load_profile(path: Path, overrides: Sequence[str] = ()) -> Profile:
-    """Read a profile. The file is read once.
+def load_profile(path: FilePath, overrides: Sequence[str] = ()) -> Profile:
+    """Read a profile.
 
     Args:
         path: YAML, at most `MAX_BYTES`.
@@ -44,26 +42,22 @@ def load_profile(path: Path, overrides: Sequence[str] = ()) -> Profile:
             `traffic.load.0.concurrency=32`.
 
     Raises:
-        ProfileError: no such file, not readable, no UTF-8.
-        InvalidYamlError: everything that is wrong with its contents.
+        ProfileError: not found, not readable, or not UTF-8.
+        InvalidYamlError: with every error in its contents.
     """
     text = read_file(path, "a profile", shipped_profiles())
-    return load_profile_text(text, source=str(path), name=_name(path), overrides=overrides)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:80].strip("-") or "profile"
+    return load_profile_text(text, source=str(path), name=name, overrides=overrides)
 
 
 def load_profile_text(
     text: str, *, source: str = "<text>", name: str = "profile", overrides: Sequence[str] = ()
 ) -> Profile:
-    """Read a profile from text.
-
-    Args:
-        text: YAML.
-        source: what messages call it.
-        name: the profile's name where it gives none.
-        overrides: as for `load_profile`.
+    """Read a profile from YAML text. `source` is its name in messages; `name` is the default of the
+    profile's name; `overrides` are as for `load_profile`.
 
     Raises:
-        InvalidYamlError: everything that is wrong with it.
+        InvalidYamlError: with every error.
     """
     document = yaml_source.read(text, source)
     expect_form(document, Profile, _EXAMPLE)
@@ -78,82 +72,61 @@ def load_profile_text(
     return check(document, Profile, violations)
 
 
-def _name(path: Path) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:80].strip("-") or "profile"
-
-
 # --- overrides ---
 
 
 def _apply(document: Source, override: str) -> None:
-    """Write one `--set` into the document. Missing sections are made; whether the keys exist is for
-    the types to say.
-    """
+    """Write one `--set` into the document, with missing sections. Types check the keys later."""
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     place = Place(f"--set {override}")
     if not equals or not all(keys):
         fix = "write a dotted path and a value, as in --set traffic.load.0.concurrency=32"
-        raise _wrong(place, [], "is not KEY=VALUE", fix)
+        raise _wrong(place, (), "is not KEY=VALUE", fix)
     value = yaml_source.read(text, str(place), lines=False)
     if value.problems:
         raise InvalidYamlError(str(place), value.problems)
-    path, container, last = _container(document, keys, place)
-    if isinstance(container, dict):
-        container[str(last)] = value.data
-    else:
-        index = int(last)
-        container[index : index + 1] = [value.data]
-    for old in [old for old in document.places if old[: len(path)] == path]:
-        del document.places[old]
-    document.places[path] = place
-
-
-def _wrong(place: Place, path: list[str | int], what: str, fix: str) -> InvalidYamlError:
-    return InvalidYamlError(str(place), [Problem(place, tuple(path), what, fix)])
-
-
-def _container(
-    document: Source, keys: list[str], place: Place
-) -> tuple[tuple[str | int, ...], dict[str, Data] | list[Data], str | int]:
-    here: Data = document.data
-    path: list[str | int] = []
+    here: Any = document.data
+    path: Path = ()
     for position, key in enumerate(keys):
         part: str | int = key
         if isinstance(here, list):
             part = _index(here, key, path, place)
         elif not isinstance(here, dict):
             at = ".".join(map(str, path))
-            what = "is a single value with no keys below it"
-            raise _wrong(place, path, what, f"set {at} itself, as in --set {at}=…")
-        path.append(part)
+            fix = f"set {at} itself, as in --set {at}=…"
+            raise _wrong(place, path, "is a single value without keys", fix)
+        path = (*path, part)
+        missing = part == len(here) if isinstance(here, list) else here.get(part) is None
         if position == len(keys) - 1:
-            return tuple(path), here, part
-        following: Data
-        if isinstance(here, dict):
-            following = here.get(key)
-            if following is None:
-                following = [] if keys[position + 1].isdecimal() else {}
-                here[key] = following
-                document.places[tuple(path)] = place
-        else:
-            assert isinstance(part, int)
-            if part == len(here):
-                here.append({})
-                document.places[tuple(path)] = place
-            following = here[part]
-        here = following
-    raise AssertionError("a path has at least one key")
+            _set(here, part, value.data)
+        elif missing:
+            of_list = isinstance(here, dict) and keys[position + 1].isdecimal()
+            _set(here, part, [] if of_list else {})
+            document.places[path] = place
+        here = here[part]
+    for old in [old for old in document.places if old[: len(path)] == path]:
+        del document.places[old]
+    document.places[path] = place
 
 
-def _index(items: list[Data], key: str, path: list[str | int], place: Place) -> int:
+def _wrong(place: Place, path: Path, what: str, fix: str) -> InvalidYamlError:
+    return InvalidYamlError(str(place), [Problem(place, path, what, fix)])
+
+
+def _set(section: Any, part: str | int, value: Data) -> None:  # noqa: ANN401 - a mapping or list
+    if isinstance(part, int):
+        section[part : part + 1] = [value]
+    else:
+        section[part] = value
+
+
+def _index(items: list[Data], key: str, path: Path, place: Place) -> int:
     """Position in a list; one past its end appends."""
-    at = ".".join(map(str, path))
     if not (key.isascii() and key.isdecimal()) or len(key) > 6:
         what = f"is a list, and {key!r} is not a position in it"
-        raise _wrong(place, path, what, f"count from 0, as in {at}.0")
-    index = int(key)
-    if index > len(items):
-        what = f"has {len(items)} items, and {index} is past them"
+        raise _wrong(place, path, what, f"count from 0, as in {'.'.join(map(str, path))}.0")
+    if int(key) > len(items):
+        what = f"has {len(items)} items; there is no position {key}"
         raise _wrong(place, path, what, f"use 0 to {len(items)} ({len(items)} appends)")
-    return index
+    return int(key)

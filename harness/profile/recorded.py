@@ -1,6 +1,5 @@
-"""The profile as a manifest keeps it: what readers use of it. Every field is one of
-`harness.profile.schema`'s by name; None is not recorded, since runs of any age and with any damage
-are read.
+"""The parts of a manifest's profile that readers use. Every field has a name of
+`harness.profile.schema`; None is "not recorded", since old and damaged runs are read too.
 """
 
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class RecordedModel:
-    """What was asked to be served."""
+    """The requested model."""
 
     id: str | None = None
     load_format: str | None = None
@@ -20,7 +19,7 @@ class RecordedModel:
 
 @dataclass(frozen=True, slots=True)
 class RecordedServer:
-    """What was asked to serve it."""
+    """The requested server."""
 
     kind: str | None = None
     gpu_count: int | None = None
@@ -38,7 +37,7 @@ class RecordedStage:
     """A load stage of any kind.
 
     Attributes:
-        warmup_s: None is to be found in the data; 0 where nothing is recorded.
+        warmup_s: None: to be detected in the data; 0 if nothing is recorded.
     """
 
     kind: str | None = None
@@ -56,11 +55,7 @@ class RecordedStage:
 
 @dataclass(frozen=True, slots=True)
 class RecordedTraffic:
-    """What was to be sent, and when.
-
-    Attributes:
-        workload: whole, to be compared.
-    """
+    """Requests and their times. `workload` is complete, for comparisons."""
 
     api: str | None = None
     workload: Mapping[str, Any] = field(default_factory=dict)
@@ -69,7 +64,7 @@ class RecordedTraffic:
 
     @property
     def workload_kind(self) -> str | None:
-        """Kind of the workload."""
+        """`kind` of the workload."""
         kind = self.workload.get("kind")
         return kind if isinstance(kind, str) and kind else None
 
@@ -85,7 +80,7 @@ class RecordedSlos:
 
 @dataclass(frozen=True, slots=True)
 class RecordedPowerSource:
-    """A source of power readings that the profile names."""
+    """A power source in the profile."""
 
     kind: str | None = None
     path: str | None = None
@@ -95,11 +90,7 @@ class RecordedPowerSource:
 
 @dataclass(frozen=True, slots=True)
 class RecordedTelemetry:
-    """What was watched.
-
-    Attributes:
-        power: sources that the profile names; none for `auto` and `none`.
-    """
+    """Telemetry settings. `power` is empty for `auto` and `none`."""
 
     scrape_interval_s: float | None = None
     prometheus: str | None = None
@@ -108,7 +99,7 @@ class RecordedTelemetry:
 
 @dataclass(frozen=True, slots=True)
 class RecordedFactor:
-    """A number that was stated, and who says so."""
+    """A stated number and its source."""
 
     value: float | None = None
     source: str | None = None
@@ -128,7 +119,7 @@ class RecordedEnergy:
 
 @dataclass(frozen=True, slots=True)
 class RecordedPrice:
-    """What a GPU-hour costs."""
+    """Price of a GPU-hour."""
 
     usd_per_gpu_h: float | None = None
     source: str | None = None

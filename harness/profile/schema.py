@@ -1,10 +1,10 @@
-"""The types of a profile: one YAML file that says everything about a run.
+"""The types of a profile: one YAML file that defines a run completely.
 
-All models are frozen and forbid unknown keys, so a stale profile fails instead of quietly losing a
-setting. Impossible combinations are for `harness.profile.rules`, which `load` asks. Every number's
-unit is the suffix of its key; lengths of time, counts and sizes also take plain suffixes (`30s`,
-`2m`, `16k`, `4GiB`). `docs/profile-reference.md` and `harness/profile/profile.schema.json` are
-generated from these types.
+All models are frozen and forbid unknown keys, so a stale profile fails instead of silently losing a
+setting. `harness.profile.rules` has the impossible combinations. The suffix of a key is its unit;
+durations, counts and sizes also take suffixes (`30s`, `2m`, `16k`, `4GiB`).
+`docs/profile-reference.md` and `harness/profile/profile.schema.json` are generated from these
+types; their docstrings become its text.
 """
 
 from typing import Annotated, Final
@@ -30,113 +30,111 @@ from harness.profile.traffic import Traffic
 from harness.profile.workloads import MixWorkload
 
 BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
-"""Model ids that the harness makes itself."""
+"""Models that the harness creates itself."""
 
 IDLE_S: Final = 30.0
-"""Idle of a run that measures: as long as an energy needs not to be preliminary."""
+"""Idle measurement under purpose measure: the shortest whose energy is not preliminary."""
 SMOKE_IDLE_S: Final = 5.0
-"""Idle of a smoke run: the least that energy can be taken over."""
+"""Idle measurement under purpose smoke: the shortest that gives an energy."""
 
 
 class Slos(Strict):
-    """A request is good when it meets every one of these; goodput counts good requests only."""
+    """Service level objectives (SLOs). Goodput counts only requests that meet all of them."""
 
     ttft_s: Seconds | None = None
-    """Longest time to the first token."""
+    """Highest time to first token (TTFT)."""
     tpot_s: Seconds | None = None
-    """Longest mean time per output token after the first."""
+    """Highest time per output token (TPOT): the mean after the first token."""
     e2e_s: Seconds | None = None
-    """Longest time to the last token."""
+    """Highest end-to-end (E2E) latency, up to the last token."""
 
 
 class Quality(Strict):
-    """A small fixed check of the served model's answers: the same greedy completions before and
-    after the load, outside of every measurement.
+    """A small fixed check of the model's responses: the same greedy completions before and after
+    the load, outside every measurement.
 
-    Answers that changed, or that are not the reference's, make a run invalid. Without a reference
-    the two are only held against each other, which finds a server that broke under load but not one
-    that was wrong from the start: the headline then says "quality unverified".
+    Responses that changed, or that differ from the reference, make a run invalid. Without a
+    reference, this finds a server that broke under load, but not one that was wrong from the start.
+    The headline then shows "quality unverified".
     """
 
     check: Flag | None = None
-    """Whether to make it; default: under purpose `measure`, and where a reference is named."""
+    """Run the check; default: under purpose `measure`, and with a reference."""
     reference: PathText | None = None
-    """File with answers of the same model that are taken to be right
-    (`harness quality record PROFILE` writes one). A first run whose answers the load did not change
-    writes it where there is none. A relative path is taken from the working directory.
+    """File with correct responses of the same model (`harness quality record PROFILE` writes one).
+    If the file does not exist, the first run whose responses did not change under load writes it.
+    A relative path starts at the working directory.
     """
     max_output_tok: Whole = Field(default=24, ge=4, le=256)
-    """Length of each answer."""
+    """Length of each response."""
     min_agreement: Number = Field(default=0.7, gt=0, le=1)
-    """Least share of an answer, from its beginning, that must be as in the reference (and after the
-    load as before it), in the mean over the texts. Other kernels, batch sizes and GPUs turn near
-    ties around, after which greedy answers part for good; a broken one agrees on nothing.
+    """Minimum length of the prefix that a response shares with the reference (and after the load
+    with before), as a share, averaged over the texts. Other kernels, batch sizes and GPUs decide
+    near ties differently, after which greedy responses diverge; a broken model agrees on nothing.
     """
     logprob_tolerance: Number = Field(default=0.1, gt=0)
-    """Largest mean difference of the log-probabilities (in nats) of the tokens that agree, where
-    the API tells them.
+    """Largest mean difference of the log-probabilities (in nats) of the tokens that agree, if the
+    API returns them.
     """
 
 
 class Price(Strict):
-    """What a GPU-hour costs; printed with every figure that uses it."""
+    """Price of a GPU-hour; shown with every value that uses it."""
 
     usd_per_gpu_h: Number = Field(gt=0)
     """Price of one GPU for one hour."""
     source: str = Field(min_length=1)
-    """Where the price comes from."""
+    """Source of the price."""
     date: Date
-    """Its date, YYYY-MM or YYYY-MM-DD."""
+    """Date of the price, YYYY-MM or YYYY-MM-DD."""
 
 
 class StatedFactor(Strict):
-    """A number that the harness cannot measure; printed with every figure that uses it."""
+    """A number that the harness cannot measure; shown with every value that uses it."""
 
     value: Number = Field(gt=0)
     """The number."""
     source: Text
-    """Who says so."""
+    """Source of the number."""
 
 
 class Energy(Strict):
-    """What belongs to the joules beside the power readings. docs/energy.md has boundaries, formulas
-    and validity.
+    """Energy accounting: idle measurement, attribution, and factors for host, network, PUE and
+    grid. docs/energy.md has boundaries, formulas and validity.
     """
 
     idle_s: Seconds | None = None
-    """Idle is measured this long before the server starts and again when it is ready, where power
-    can be read. 0: not at all; below 5 s no energy is had. Default: 30 s under purpose measure, 5 s
+    """Duration of each idle power measurement: before the server starts and when it is ready, if
+    power can be read. 0: none; below 5 s gives no energy. Default: 30 s under purpose measure, 5 s
     under smoke.
     """
     attribute: Flag = False
-    """The load stages are made for attributing joules to time, computed input, output and output x
-    context: fit them (loadprofiles/gpu-energy-attribution.yaml).
+    """Fit an energy breakdown (time, computed input, output, and output x context). The load stages
+    must be made for it, as in loadprofiles/gpu-energy-attribution.yaml.
     """
     calibration: Text | None = None
-    """Meter calibration by `harness energy calibrate`; replaces the boards' default gain error. A
-    relative path is taken from the working directory.
+    """Meter calibration by `harness energy calibrate`; replaces the default gain error of the GPUs.
+    A relative path starts at the working directory.
     """
     host_w_per_gpu: StatedFactor | None = None
-    """Watts of the host (CPUs, memory, NICs, fans, losses of its supplies) for each of its GPUs,
-    where no node meter was read. Default: the published rated watts of the GPU's system, at the
-    share of them that nodes are known to draw.
+    """Power of the host (CPUs, memory, NICs, fans, power supply losses) per GPU in watts, used if
+    no node meter was read. Default: the published rated power of the GPU's system, at the share
+    that nodes typically draw.
     """
     network_storage_ratio: StatedFactor | None = None
-    """Power of storage, switches and optics over that of servers. Default: a published one."""
+    """Power of storage, switches and optics over that of servers. Default: a published value."""
     pue: StatedFactor | None = None
-    """Power at the utility's meter over that of the IT, at least 1. Default: the middle of a
-    published range.
+    """Power usage effectiveness (PUE): power at the utility meter over that of the IT load, at
+    least 1. Default: the middle of a published range.
     """
     grid_kgco2_per_kwh: Number | None = Field(default=None, ge=0, le=5)
-    """CO2 of a kilowatt-hour of the grid; needs `grid_source`. Without it no figure of carbon is
-    given.
-    """
+    """Grid CO2 in kg per kWh; needs `grid_source`. Without it, carbon is not available."""
     grid_source: Text | None = None
-    """Where the grid's factor comes from, with its place and year."""
+    """Source of the grid factor, with place and year."""
 
 
 class Profile(Strict):
-    """One run, whole."""
+    """One run."""
 
     name: Annotated[
         str,
@@ -146,116 +144,102 @@ class Profile(Strict):
     ] = Field(default="", pattern=r"^[A-Za-z0-9._-]*$", max_length=80)
     """Name of the run directory and reports; default: the file's stem."""
     purpose: Purpose
-    """`smoke` proves function and makes no performance claim; only `measure` can be valid."""
+    """`smoke` checks that everything works and makes no performance claim; only `measure` can be
+    valid.
+    """
     description: str = ""
-    """For people."""
+    """Free text."""
     seed: Whole = Field(default=1, ge=0, lt=2**63)
-    """Everything random follows from it."""
+    """Seed of everything random."""
     model: Model
-    """What is served."""
+    """The model to serve."""
     server: Server = AutoServer(kind="auto")
-    """What serves it."""
+    """The server under test."""
     traffic: Traffic
-    """What is sent, and when."""
+    """Requests and their times."""
     slos: Slos = Slos()
-    """Service level objectives of one request."""
+    """Service level objectives (SLOs) of one request."""
     telemetry: Telemetry = Telemetry()
-    """What is watched beside the traffic."""
+    """Server metrics, power and host metrics."""
     energy: Energy = Energy()
-    """What belongs to the joules beside the power readings."""
+    """Energy accounting."""
     quality: Quality = Quality()
-    """Whether the answers are right."""
+    """Check of the model's responses."""
     thresholds: tuple[str, ...] = ()
-    """Conditions on the result, such as `ttft_s.p99 < 1.5`; one that fails exits 99. Those on a
-    share of a baseline (`output_tok_s >= 0.95 * baseline`) are judged over repeats.
+    """Conditions on the result, such as `ttft_s.p99 < 1.5`; a failed one makes the exit code 99.
+    Those relative to a baseline (`output_tok_s >= 0.95 * baseline`) are evaluated over repeats.
     """
     repeats: Whole = Field(default=1, ge=1, le=1000)
-    """How often to run it, each time with a fresh seed and a fresh server, into one folder
-    (`harness repeat` takes several profiles).
+    """Number of runs, each with a fresh seed and a fresh server, in one folder (`harness repeat`
+    takes several profiles).
     """
     cooldown_s: Seconds = 10.0
     """Pause between two repeats."""
     price: Price | None = None
-    """For dollars per million tokens."""
+    """Price, for dollars per million tokens."""
+
+    @property
+    def _measures(self) -> bool:
+        return self.purpose is Purpose.MEASURE
 
     @property
     def calibrate(self) -> bool:
-        """Whether a run holds a certificate: the profile's word, else under purpose measure."""
-        return (
-            self.purpose is Purpose.MEASURE
-            if self.traffic.calibrate is None
-            else self.traffic.calibrate
-        )
+        """Whether a run needs a client-fidelity certificate."""
+        return self._measures if self.traffic.calibrate is None else self.traffic.calibrate
 
     @property
     def canary(self) -> bool:
-        """Whether a run sends canaries: the profile's word, else under purpose measure."""
-        return (
-            self.purpose is Purpose.MEASURE if self.traffic.canary is None else self.traffic.canary
-        )
+        """Whether a run sends canary requests."""
+        return self._measures if self.traffic.canary is None else self.traffic.canary
 
     @property
     def idle_s(self) -> float:
-        """How long idle is measured, each time: the profile's word, else 30 s under purpose measure
-        and 5 s under smoke.
-        """
+        """Duration of each idle measurement."""
         if self.energy.idle_s is not None:
             return self.energy.idle_s
-        return IDLE_S if self.purpose is Purpose.MEASURE else SMOKE_IDLE_S
+        return IDLE_S if self._measures else SMOKE_IDLE_S
 
     @property
     def checks_quality(self) -> bool:
-        """Whether a run checks its answers: the profile's word, else under purpose measure and with
-        a reference.
-        """
+        """Whether a run checks the model's responses."""
         if self.quality.check is not None:
             return self.quality.check
-        return self.purpose is Purpose.MEASURE or self.quality.reference is not None
+        return self._measures or self.quality.reference is not None
 
     @property
     def output_length(self) -> OutputLength:
-        """The output-length mode in force: the profile's, else forced for measure and natural for
-        smoke.
-        """
+        """The output-length mode in effect."""
         if self.traffic.output_length is not None:
             return self.traffic.output_length
-        return OutputLength.FORCED if self.purpose is Purpose.MEASURE else OutputLength.NATURAL
+        return OutputLength.FORCED if self._measures else OutputLength.NATURAL
+
+    @property
+    def _kinds(self) -> set[str]:
+        workload = self.traffic.workload
+        if isinstance(workload, MixWorkload):
+            return {part.workload.kind for part in workload.parts}
+        return {workload.kind}
 
     @property
     def thinking(self) -> str:
-        """How requests ask for reasoning: as the profile says; `auto` is a budget where the server
-        is known to take one, else off.
+        """How requests ask for reasoning. `auto` is a budget if the server is known to accept one,
+        else off.
         """
         if self.traffic.thinking != "auto":
             return self.traffic.thinking
-        workload, server = self.traffic.workload, self.server
-        kinds = (
-            {part.workload.kind for part in workload.parts}
-            if isinstance(workload, MixWorkload)
-            else {workload.kind}
-        )
-        taken = server.kind == "torch" or (
+        server = self.server
+        accepted = server.kind == "torch" or (
             server.kind == "vllm" and server.reasoning_parser is not None
         )
-        return (
-            "budget"
-            if "thinking" in kinds and "budget" in wire(self.traffic.api).thinking and taken
-            else "off"
-        )
+        budget = "thinking" in self._kinds and "budget" in wire(self.traffic.api).thinking
+        return "budget" if budget and accepted else "off"
 
     @property
     def cache_control(self) -> bool:
-        """Whether requests carry cache breakpoints: as the profile says, else where Claude's
-        clients are played over their own API.
+        """Whether requests have cache breakpoints: as set, else for Claude's clients over an API
+        that has them.
         """
         if self.traffic.cache_control is not None:
             return self.traffic.cache_control
-        workload = self.traffic.workload
-        kinds = (
-            {part.workload.kind for part in workload.parts}
-            if isinstance(workload, MixWorkload)
-            else {workload.kind}
-        )
-        return wire(self.traffic.api).cache_breakpoints and bool(
-            kinds & {"claude-code", "claude-chat"}
-        )
+        claude = self._kinds & {"claude-code", "claude-chat"}
+        return wire(self.traffic.api).cache_breakpoints and bool(claude)

@@ -18,27 +18,29 @@ from harness.checked_yaml.fields import (
 
 
 class Model(Strict):
-    """What is served."""
+    """The model to serve."""
 
     id: Text
     """`builtin:tiny`, `builtin:smollm2-135m`, a folder with config.json, or a hub id that the
     server can load.
     """
     served_name: Text | None = None
-    """Name that requests carry; default: the id."""
+    """Model name in requests; default: the id, or for `attach` the first model that the server
+    lists.
+    """
     load_format: Literal["auto", "dummy"] = "auto"
-    """`dummy` benchmarks a shape without its weights; its speed is representative for dense models
-    only.
+    """`dummy` benchmarks random weights of the model's shape; the speed is representative only for
+    dense models.
     """
     dtype: Text = "auto"
-    """Weights' type, as the server names it (`auto`, `bfloat16`, `float32`, …)."""
+    """Data type of the weights, as the server names it (`auto`, `bfloat16`, `float32`, …)."""
     quantization: Text | None = None
-    """Passed to vLLM as `--quantization`; None leaves it to the checkpoint."""
+    """vLLM's `--quantization`; default: that of the checkpoint."""
     max_context_tok: CountFromOne | None = None
-    """Longest context to serve; default: what the model takes."""
+    """Longest context to serve; default: the model's."""
     tok_per_word: Number | None = Field(default=None, gt=0.2, lt=20)
-    """Tokens per word of the harness's corpus under this model's tokenizer; default: counted where
-    the tokenizer is at hand, else 1.35.
+    """Tokens per word of the harness's corpus under this model's tokenizer; default: counted if the
+    tokenizer is available, else 1.35.
     """
     trust_remote_code: Flag = False
     """Let the server run code that comes with the model."""
@@ -48,18 +50,18 @@ class Model(Strict):
 
 
 class ServerBase(Strict):
-    """Settings of every server that the harness starts itself."""
+    """Settings of every server that the harness starts."""
 
     host: Text = "127.0.0.1"
     """Address to listen on."""
     port: Whole | None = Field(default=None, ge=1, le=65535)
     """Port of the first replica (the next ones count up); default: free ports."""
     ready_timeout_s: Seconds = 900.0
-    """Deadline for the whole start, up to the first real token."""
+    """Time limit of the start, up to the first real token."""
     stop_timeout_s: Seconds = 30.0
     """Time for a clean stop before the process group is killed."""
     env: dict[str, str] = Field(default_factory=dict)
-    """Further environment variables of the server. Never put a secret here: use `api_key_env` or
+    """Additional environment variables of the server. Never put a secret here: use `api_key_env` or
     `api_key_file`.
     """
     api_key_env: Text | None = None
@@ -73,17 +75,17 @@ class VllmServer(ServerBase):
 
     kind: Literal["vllm"]
     python: Text | None = None
-    """Python of the environment that has vLLM; default: what HARNESS_VLLM_PYTHON names, else the
-    harness's own. A relative path is taken from the working directory.
+    """Python of the environment that has vLLM; default: that in HARNESS_VLLM_PYTHON, else the
+    harness's own. A relative path starts at the working directory.
     """
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """`cpu` sets vLLM's CPU variables; `auto` is cuda where an NVIDIA device is present."""
+    """`cpu` sets vLLM's CPU variables; `auto` is cuda if there is an NVIDIA device."""
     gpus: Literal["all", "none"] | tuple[Text | Whole, ...] = "all"
-    """Boards by index or UUID; resolved once to UUIDs, the same set for server, power and per-GPU
-    figures.
+    """GPUs by index or UUID. Resolved once to UUIDs, so that server, power and per-GPU values use
+    the same set.
     """
     replicas: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
-    """Independent servers, each with its own GPUs and port; `auto`: as many as the GPUs hold (one
+    """Independent servers, each with its own GPUs and port; `auto`: as many as fit on the GPUs (one
     on CPU).
     """
     tensor_parallel_size: Whole = Field(default=1, ge=1)
@@ -91,13 +93,13 @@ class VllmServer(ServerBase):
     data_parallel_size: Whole = Field(default=1, ge=1)
     """vLLM's own data-parallel ranks within one replica."""
     gpu_memory_utilization: Number = Field(default=0.9, gt=0, le=1)
-    """Share of the GPU's memory that vLLM may take."""
+    """Share of GPU memory that vLLM may use."""
     max_num_seqs: CountFromOne | None = None
     """Most sequences in one batch; default: vLLM's."""
     max_num_batched_tok: CountFromOne | None = None
     """vLLM's `--max-num-batched-tokens`; default: vLLM's."""
     prefix_caching: Flag = True
-    """vLLM's prefix cache; `false` is the control run."""
+    """vLLM's prefix cache; `false` for a control run."""
     enforce_eager: Flag | None = None
     """No CUDA graphs or compilation; default: true on CPU, false on GPU."""
     cpu_kv_cache_bytes: Bytes = 4 * 1024**3
@@ -105,13 +107,13 @@ class VllmServer(ServerBase):
     cpu_threads_bind: Text = "auto"
     """vLLM's `VLLM_CPU_OMP_THREADS_BIND` on CPU."""
     tool_call_parser: Text | None = None
-    """vLLM's `--tool-call-parser`; default: derived from the model where the workload has tools
+    """vLLM's `--tool-call-parser`; default: derived from the model if the workload has tools
     (`hermes` for built-in models).
     """
     reasoning_parser: Text | None = None
     """vLLM's `--reasoning-parser`."""
     extra_args: tuple[str, ...] = ()
-    """Further arguments, checked against what that version accepts."""
+    """Additional arguments, checked against those that this vLLM version accepts."""
 
 
 class TorchServer(ServerBase):
@@ -121,37 +123,37 @@ class TorchServer(ServerBase):
     python: Text | None = None
     """Python of the environment that has torch and transformers; default: the harness's own."""
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    """`auto` is cuda where an NVIDIA device is present."""
+    """`auto` is cuda if there is an NVIDIA device."""
     gpus: Literal["all", "none"] | tuple[Text | Whole, ...] = "all"
-    """Boards by index or UUID. A replica of this engine takes one board."""
+    """GPUs by index or UUID. A replica of this engine uses one GPU."""
     replicas: Literal["auto"] | Annotated[Whole, Field(ge=1)] = "auto"
-    """Independent servers; `auto`: one a GPU, one on CPU."""
+    """Independent servers; `auto`: one per GPU, one on CPU."""
     threads: Whole | None = Field(default=None, ge=1)
-    """Torch threads on CPU; default: 1 on two cores or fewer, else the cores less two."""
+    """Torch threads on CPU; default: 1 with up to two cores, else two fewer than cores."""
     max_batch_tok: CountFromOne | None = None
     """Most tokens in one forward pass; default: the engine's."""
     kv_cache_tok: CountFromOne | None = None
-    """KV cache in tokens; default: sized by the engine from memory and context."""
+    """KV cache in tokens; default: set by the engine from memory and context."""
     page_tok: Whole | None = Field(default=None, ge=1)
     """Tokens in one page of the KV cache; default: the engine's."""
 
 
 class AttachServer(Strict):
-    """Servers that are already up. Their start, stop and settings are not the harness's."""
+    """Running servers. The harness does not start, stop or configure them."""
 
     kind: Literal["attach"]
     urls: tuple[HttpUrlText, ...] = Field(min_length=1)
     """Base URL of each replica (`http://host:port`, without `/v1`)."""
     metrics_urls: tuple[HttpUrlText, ...] | None = None
-    """Prometheus text of each replica; default: `<url>/metrics` where it answers. An empty list:
+    """Prometheus metrics of each replica; default: `<url>/metrics` if it exists. An empty list:
     none.
     """
     gpus: Literal["all", "none"] | tuple[Text | Whole, ...] = "none"
-    """Boards on this machine that serve; `none` leaves per-GPU and power figures absent."""
+    """GPUs of this machine that serve; with `none`, per-GPU and power values are not available."""
     gpu_count: Whole | None = Field(default=None, ge=1)
-    """All GPUs that the deployment holds, where they are not on this machine."""
+    """Number of GPUs of the deployment, if they are not on this machine."""
     ready_timeout_s: Seconds = 60.0
-    """Deadline for the servers to answer."""
+    """Time limit for the servers to respond."""
     api_key_env: Text | None = None
     """Name of the environment variable that holds the API key."""
     api_key_file: Text | None = None
@@ -159,8 +161,8 @@ class AttachServer(Strict):
 
 
 class AutoServer(ServerBase):
-    """vLLM where it is installed and a GPU is visible, the embedded engine where there is no GPU,
-    an error where a GPU cannot be used.
+    """vLLM if it is installed and a GPU is visible, the embedded engine without a GPU, an error if
+    a GPU cannot be used.
     """
 
     kind: Literal["auto"]

@@ -2,20 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field
 
-from harness.checked_yaml.fields import (
-    TIME,
-    TIME_SCHEMA,
-    Flag,
-    HttpUrlText,
-    Number,
-    Seconds,
-    Strict,
-    Text,
-    Whole,
-    seconds_of,
-)
+from harness.checked_yaml.fields import Flag, HttpUrlText, Number, Seconds, Strict, Text, Whole
 
 
 def _not_too_often(value: float) -> float:
@@ -24,52 +13,46 @@ def _not_too_often(value: float) -> float:
     return value
 
 
-Interval = Annotated[
-    float,
-    BeforeValidator(seconds_of),
-    AfterValidator(_not_too_often),
-    WithJsonSchema(TIME_SCHEMA),
-    TIME,
-]
+Interval = Annotated[Seconds, AfterValidator(_not_too_often)]
 PowerBoundary = Literal["gpu_board", "module", "cpu_package", "dram", "node", "rack", "facility"]
 
 
 class NvmlPower(Strict):
-    """The deployment's NVIDIA boards: energy counter, instant or average power, and their state; as
-    often as `telemetry` says.
+    """NVML: energy counter, instant or average power, and state of the deployment's NVIDIA GPUs.
+    Intervals are those of `telemetry`.
     """
 
     kind: Literal["nvml"]
 
 
 class DcgmPower(Strict):
-    """A DCGM exporter. It repeats its values until it collects anew (every 30 s unless started with
-    `-c 1000`); repeats are no readings.
+    """A DCGM exporter. It repeats its values until its next collection (every 30 s unless started
+    with `-c 1000`); repeated values are not readings.
     """
 
     kind: Literal["dcgm"]
     url: HttpUrlText = "http://127.0.0.1:9400/metrics"
-    """Its metrics."""
+    """URL of its metrics."""
     gpus: tuple[Text, ...] = ()
-    """UUIDs of the boards to record; default: the deployment's, or all where it has none on this
+    """UUIDs of the GPUs to record; default: the deployment's, or all if it has none on this
     machine.
     """
     interval_s: Interval = 0.5
-    """Between two looks for new values."""
+    """Interval of polls for new values."""
     timeout_s: Seconds = 5.0
-    """Limit of one request."""
+    """Timeout of one request."""
 
 
 class RaplPower(Strict):
-    """The processors' packages and memory by the kernel's powercap files, which are for root unless
+    """CPU packages and memory by the kernel's powercap files (RAPL), readable only by root unless
     their mode was changed.
     """
 
     kind: Literal["rapl"]
     root: Text = "/sys/class/powercap"
-    """Where they are. Another folder counts as a double of hardware, and the report says so."""
+    """Folder of the files. Any other folder is flagged in the report as simulated hardware."""
     interval_s: Interval = 1.0
-    """Between two readings."""
+    """Interval of readings."""
 
 
 class IpmiPower(Strict):
@@ -77,25 +60,25 @@ class IpmiPower(Strict):
 
     kind: Literal["ipmi"]
     host: Text | None = None
-    """Controller to reach over the network; default: this machine's own, through its device."""
+    """Controller on the network; default: this machine's own, through its device."""
     port: Whole = Field(default=623, ge=1, le=65535)
     """UDP port of that controller."""
     user: Text | None = None
-    """User name for the network."""
+    """User name for a controller on the network."""
     password_env: Text | None = None
     """Name of the environment variable that holds the password."""
     password_file: Text | None = None
     """File that holds the password."""
     cipher_suite: Whole | None = Field(default=None, ge=0, le=17)
-    """ipmitool's `-C`; default: asked for, which some controllers answer after long timeouts only
-    (3 and 17 are common).
+    """ipmitool's `-C`; default: negotiated, which takes long timeouts with some controllers (3 and
+    17 are common).
     """
     command: Text = "ipmitool"
-    """The program. Another name counts as a double of hardware, and the report says so."""
+    """The program. Any other name is flagged in the report as simulated hardware."""
     interval_s: Interval = 2.0
-    """Between two readings; controllers take 0.1 s to seconds for one."""
+    """Interval of readings; controllers take 0.1 s to seconds for one."""
     timeout_s: Seconds = 5.0
-    """Limit of one reading."""
+    """Timeout of one reading."""
 
 
 class RedfishPower(Strict):
@@ -115,69 +98,65 @@ class RedfishPower(Strict):
     password_file: Text | None = None
     """File that holds the password."""
     ca_file: Text | None = None
-    """PEM file of the authorities to trust; default: the system's."""
+    """PEM file of trusted certificate authorities; default: the system's."""
     verify_tls: Flag = True
-    """Check the certificate; controllers often have one that they signed themselves."""
+    """Check the certificate; controllers often have a self-signed one."""
     boundary: PowerBoundary = "node"
-    """What the chassis covers."""
+    """Boundary that the chassis covers."""
     interval_s: Interval = 2.0
-    """Between two readings."""
+    """Interval of readings."""
     timeout_s: Seconds = 5.0
-    """Limit of one request."""
+    """Timeout of one request."""
 
 
 class PromqlPower(Strict):
-    """Any meter that a Prometheus-compatible server knows, such as a metered power distribution
-    unit.
-    """
+    """Any meter in a Prometheus-compatible server, such as a metered power distribution unit."""
 
     kind: Literal["promql"]
     url: HttpUrlText
     """Base URL of the server, without `/api/v1`."""
     query: Text
-    """A selector (`pdu_outlet_watts{rack="r7"}`): its raw samples are read at their own times. Of
-    any other expression the value at each reading.
+    """A selector (`pdu_outlet_watts{rack="r7"}`), whose raw samples are read at their own times, or
+    any other expression, evaluated at each reading.
     """
     boundary: PowerBoundary
-    """What the meter covers."""
+    """Boundary that the meter covers."""
     quantity: Literal["power", "energy"] = "power"
     """`energy` for a cumulative counter."""
     scale: Number = Field(default=1, gt=0)
     """Factor to watts or joules (kWh: 3600000)."""
     device_label: Text | None = None
-    """Label that tells devices apart; default: all labels."""
+    """Label that identifies a device; default: all labels."""
     token_env: Text | None = None
     """Name of the environment variable that holds a bearer token."""
     interval_s: Interval = 5.0
-    """Between two queries."""
+    """Interval of queries."""
     timeout_s: Seconds = 5.0
-    """Limit of one query."""
+    """Timeout of one query."""
 
 
 class CsvPower(Strict):
-    """A meter's log, followed while the run goes on: lines of time and watts, with a heading."""
+    """A meter's log, followed during the run: lines of time and watts, with a header line."""
 
     kind: Literal["csv"]
     path: Text
     """The file."""
     boundary: PowerBoundary
-    """What the meter covers."""
+    """Boundary that the meter covers."""
     time_column: Text = "time"
-    """Column of the time: seconds since 1970, or ISO 8601 (UTC where it names no zone)."""
+    """Column of the time: seconds since 1970, or ISO 8601 (UTC if it has no time zone)."""
     power_column: Text = "watts"
     """Column of the power in watts."""
     device_column: Text | None = None
-    """Column that tells devices apart; default: one device."""
+    """Column that identifies a device; default: one device."""
     clock_offset_s: Number = Field(default=0, ge=-86400, le=86400)
-    """How far the meter's clock is ahead of this machine's, in seconds."""
+    """Time by which the meter's clock is ahead of this machine's, in seconds."""
     interval_s: Interval = 1.0
-    """Between two looks for new lines."""
+    """Interval of polls for new lines."""
 
 
 class ReplayPower(Strict):
-    """A recorded run's readings, played back: for demonstrations and tests. The report says so in
-    red.
-    """
+    """Replay of a recorded run's readings, for demonstrations and tests. Flagged in the report."""
 
     kind: Literal["replay"]
     path: Text
@@ -185,23 +164,23 @@ class ReplayPower(Strict):
 
 
 class ModelledPower(Strict):
-    """Power by a formula, idle + slope x utilisation: no measurement, labelled so everywhere, never
-    mixed with one.
+    """Power by a formula, idle + slope x utilization. It is labeled everywhere as not measured, and
+    never mixed with measurements.
     """
 
     kind: Literal["modelled"]
     of: Literal["cpu", "gpu"]
-    """Whose utilisation: the machine's processors together, or each of the deployment's boards."""
+    """Source of the utilization: all processors of the machine, or each GPU of the deployment."""
     idle_w: Number = Field(ge=0)
-    """Power at no load, of the machine or of each board."""
+    """Power at no load, of the machine or of each GPU."""
     slope_w: Number = Field(ge=0)
-    """Further power at full utilisation."""
+    """Additional power at full utilization."""
     boundary: PowerBoundary
-    """What the formula covers."""
+    """Boundary that the formula covers."""
     source: Text
-    """Where its constants come from."""
+    """Source of its constants."""
     interval_s: Interval = 1.0
-    """Between two readings of the utilisation."""
+    """Interval of utilization readings."""
 
 
 PowerSourceSpec = Annotated[
@@ -219,16 +198,16 @@ PowerSourceSpec = Annotated[
 
 
 class Telemetry(Strict):
-    """What is watched beside the traffic."""
+    """Server metrics, power and host metrics."""
 
     scrape_interval_s: Seconds = 1.0
-    """Between two scrapes of each `/metrics`."""
+    """Scrape interval of each `/metrics`."""
     scrape_timeout_s: Seconds = 5.0
-    """Limit of one scrape. A Prometheus takes the interval where that is shorter."""
+    """Timeout of one scrape. A Prometheus uses the interval if that is shorter."""
     prometheus: Literal["embedded", "managed"] | HttpUrlText = "embedded"
-    """Who scrapes: `embedded` the harness itself, `managed` a Prometheus that it starts for the
-    run, or the URL of one (or of Thanos, Mimir, VictoriaMetrics) that scrapes these servers already
-    and is read after the run. docs/prometheus.md has the three side by side.
+    """Scraper: `embedded` is the harness itself, `managed` a Prometheus that it starts for the run.
+    A URL is that of a Prometheus (or Thanos, Mimir, VictoriaMetrics) that already scrapes these
+    servers and is read after the run. docs/prometheus.md compares the three.
     """
     selectors: dict[str, Text] = Field(default_factory=dict)
     """For a URL: endpoint (`replica-0`) -> PromQL label matchers of its one target, such as
@@ -239,22 +218,22 @@ class Telemetry(Strict):
     as lines of `Name: value`.
     """
     exporter_port: Whole | None = Field(default=None, ge=0, le=65535)
-    """Port on which the run tells of itself in Prometheus' format: requests, latencies, tokens,
-    stage, watts. 0: any free one. Default: not at all.
+    """Port on which the run exposes its own Prometheus metrics: requests, latencies, tokens, stage,
+    watts. 0: any free port. Default: none.
     """
     exporter_host: Text = "127.0.0.1"
-    """Address of that port. The page has no password: another address than loopback shows it to
-    whoever can reach it.
+    """Address of that port. The page has no password, so any address but loopback exposes it to the
+    network.
     """
     power_interval_s: Seconds = 0.1
-    """Between two readings of instant power."""
+    """Interval of instant power readings."""
     energy_interval_s: Seconds = 1.0
-    """Between two readings of the energy counter."""
+    """Interval of energy counter readings."""
     host_interval_s: Seconds = 1.0
-    """Between two readings of CPU, memory and network."""
+    """Interval of CPU, memory and network readings."""
     power: Literal["auto", "none"] | tuple[PowerSourceSpec, ...] = "auto"
-    """Where power comes from, any number of sources side by side. `auto`: NVML where the deployment
-    has boards here, RAPL where it can be read. `harness check --system` says what there is.
+    """Power sources, any number in parallel. `auto`: NVML if the deployment has GPUs here, RAPL if
+    it is readable. `harness check --system` lists what is available.
     """
     require: tuple[Literal["server_metrics", "gpu_power"], ...] = ()
-    """Sources without which the run must not start (exit 6)."""
+    """Sources that the run requires to start (else exit 6)."""

@@ -3,13 +3,15 @@
 
 The limit is a number with a unit, or a share of a baseline:
 `output_tok_s_per_gpu >= 0.95 * baseline`, `tpot_s.p50 <= baseline + 5%`. Metrics are those of
-`harness.core.metrics`: distributions need a statistic, single values take none. Here text becomes a
-`Threshold`; whether a result meets it is decided on the reading side.
+`harness.core.metrics`: distributions need a statistic, single values have none. `harness.compare`
+evaluates thresholds.
 """
 
 import difflib
 import math
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, cast
 
@@ -18,9 +20,15 @@ from harness.core.records import Boundary
 from harness.core.units import COUNT, parse_duration_s
 
 Operator = Literal["<", "<=", ">", ">="]
+_OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
-"""Statistics of a distribution, as `summary.json` names them under `latency`."""
+"""Statistics of a distribution, as under `latency` in `summary.json`."""
 _NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _GRAMMAR: Final = re.compile(
     r"\s*(?P<metric>[A-Za-z][A-Za-z0-9_]*)(?:@(?P<boundary>[a-z_]+))?(?:\.(?P<statistic>[a-z0-9]+))?\s*(?P<operator><=|>=|==|!=|=<|=>|<|>|=)\s*"
@@ -38,14 +46,11 @@ class Threshold:
     """One condition on a result.
 
     Attributes:
-        text: as it was written.
         metric: a key of `harness.core.metrics.METRICS`.
         boundary: a power boundary other than the summary's first, else None; the summary then has
-            the figure under `metric@boundary`.
+            the value under `metric@boundary`.
         statistic: one of `STATISTICS` for a distribution, else None.
-        operator: how the result is held against the limit.
-        limit: in the metric's own unit (seconds for `_s`); for a relative one the factor on the
-            baseline's figure.
+        limit: in the metric's own unit (seconds for `_s`), or the factor on the baseline's value.
         relative: whether the limit is a factor on a baseline.
     """
 
@@ -59,44 +64,32 @@ class Threshold:
 
     @property
     def figure(self) -> str:
-        """The figure that is meant, as reports name it: `ttft_s.p99`, `power_w@node`."""
-        return (
-            self.metric
-            + (f"@{self.boundary}" if self.boundary else "")
-            + (f".{self.statistic}" if self.statistic else "")
-        )
+        """Its name in reports: `ttft_s.p99`, `power_w@node`."""
+        boundary = f"@{self.boundary}" if self.boundary else ""
+        return self.metric + boundary + (f".{self.statistic}" if self.statistic else "")
 
     @property
     def at_least(self) -> bool:
-        """Whether larger figures meet it."""
+        """Whether the limit is a minimum."""
         return self.operator in {">", ">="}
 
     def met_by(self, value: float, baseline: float = 1.0) -> bool:
-        """Whether a value satisfies the condition. A value that is absent satisfies none: that is
-        for the caller to say.
+        """Whether a value meets the condition. Callers handle missing values.
 
         Args:
             value: in the metric's own unit; with the default baseline, the ratio to it.
-            baseline: the baseline's figure, for a relative condition.
+            baseline: the baseline's value, for a relative condition.
         """
         limit = self.limit * baseline if self.relative else self.limit
-        match self.operator:
-            case "<":
-                return value < limit
-            case "<=":
-                return value <= limit
-            case ">":
-                return value > limit
-            case ">=":
-                return value >= limit
+        return _OPERATORS[self.operator](value, limit)
 
 
 def parse_threshold(text: str) -> Threshold:
-    """Read one threshold.
+    """Parse one threshold.
 
     Raises:
-        ValueError: not in the grammar, an unknown statistic, a missing one, or a unit that does not
-            fit the metric.
+        ValueError: not in the grammar; an unknown or missing statistic; or a unit that does not fit
+            the metric.
     """
     match = _GRAMMAR.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
@@ -105,11 +98,9 @@ def parse_threshold(text: str) -> Threshold:
             " example 'ttft_s.p99 < 1.5' or 'output_tok_s >= 0.95 * baseline'"
         )
     definition = _metric(match["metric"])
-    boundary, statistic, operator = match["boundary"], match["statistic"], match["operator"]
-    if operator not in {"<", "<=", ">", ">="}:
-        raise ValueError(
-            f"{operator!r} is not an operator of a threshold; use one of: <, <=, >, >="
-        )
+    boundary, statistic, symbol = match["boundary"], match["statistic"], match["operator"]
+    if symbol not in _OPERATORS:
+        raise ValueError(f"{symbol!r} is not an operator; use one of: {', '.join(_OPERATORS)}")
     if boundary is not None and (definition.boundary != "power" or boundary not in set(Boundary)):
         raise ValueError(
             f"{definition.key} has no boundary {boundary!r}; power and energy have:"
@@ -117,14 +108,13 @@ def parse_threshold(text: str) -> Threshold:
         )
     _check_statistic(definition, statistic)
     relative = match["relative"]
-    limit = (
-        _limit(definition, match["number"], match["unit"])
-        if relative is None
-        else _factor(relative)
-    )
-    operator = cast("Operator", operator)
+    if relative is None:
+        limit = _limit(definition, match["number"], match["unit"])
+    else:
+        limit = _factor(relative.strip())
+    symbol = cast("Operator", symbol)
     return Threshold(
-        text.strip(), definition.key, boundary, statistic, operator, limit, relative is not None
+        text.strip(), definition.key, boundary, statistic, symbol, limit, relative is not None
     )
 
 
@@ -132,30 +122,24 @@ def _metric(name: str) -> MetricDef:
     if name in METRICS:
         return METRICS[name]
     near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.5)
-    raise ValueError(
-        f"there is no metric {name!r}; did you mean {' or '.join(near)}?"
-        if near
-        else f"there is no metric {name!r}; metrics: {', '.join(METRICS)}"
-    )
+    fix = f"did you mean {' or '.join(near)}?" if near else f"metrics: {', '.join(METRICS)}"
+    raise ValueError(f"unknown metric {name!r}; {fix}")
 
 
 def _check_statistic(definition: MetricDef, statistic: str | None) -> None:
+    key = definition.key
     if definition.kind == "value":
         if statistic is not None:
             raise ValueError(
-                f"{definition.key} is one value and has no statistic {statistic!r}; write"
-                f" {definition.key!r} alone"
+                f"{key} is one value and has no statistic {statistic!r}; write only {key!r}"
             )
     elif statistic is None:
-        raise ValueError(
-            f"{definition.key} is a distribution; name a statistic, as in"
-            f" {definition.key + '.p99'!r}"
-        )
+        raise ValueError(f"{key} is a distribution; add a statistic, as in '{key}.p99'")
     elif statistic not in STATISTICS:
         near = difflib.get_close_matches(statistic, STATISTICS, n=1)
+        fix = f"did you mean {near[0]}? " if near else ""
         raise ValueError(
-            f"{statistic!r} is not a statistic; {f'did you mean {near[0]}? ' if near else ''}Use"
-            f" one of: {', '.join(STATISTICS)}"
+            f"unknown statistic {statistic!r}; {fix}Use one of: {', '.join(STATISTICS)}"
         )
 
 
@@ -170,7 +154,7 @@ def _limit(definition: MetricDef, number: str, unit: str) -> float:
         limit = float(number) * COUNT[unit]
     else:
         raise ValueError(
-            f"{unit!r} does not fit {definition.key}, which is in {definition.unit}; write the bare"
+            f"{unit!r} does not fit {definition.key}, which is in {definition.unit}; write a bare"
             " number in that unit"
         )
     if not math.isfinite(limit):
@@ -179,25 +163,20 @@ def _limit(definition: MetricDef, number: str, unit: str) -> float:
 
 
 def _factor(text: str) -> float:
-    match = _RELATIVE.fullmatch(text.strip())
-    if match is None or (
-        match["before"] is not None and (match["after"] or match["change"]) is not None
-    ):
+    match = _RELATIVE.fullmatch(text)
+    if match is None or (match["before"] and (match["after"] or match["change"])):
         raise ValueError(
-            f"{text.strip()!r} is no share of the baseline; write 0.95 * baseline, baseline, or"
+            f"{text!r} is not relative to the baseline; write 0.95 * baseline, baseline, or"
             " baseline - 5%"
         )
     factor = 1.0
-    for number, percent in (
-        (match["before"], match["before_percent"]),
-        (match["after"], match["after_percent"]),
-    ):
-        if number is not None:
-            factor = float(number) / (100 if percent else 1)
+    for side in ("before", "after"):
+        if match[side] is not None:
+            factor = float(match[side]) / (100 if match[f"{side}_percent"] else 1)
     if match["change"] is not None:
         factor = 1 + float(match["sign"] + match["change"]) / 100
     if not 0 < factor <= 1000:
         raise ValueError(
-            f"the factor on the baseline must be above 0 and at most 1000, and is {factor:g}"
+            f"the factor on the baseline must be above 0 and at most 1000; it is {factor:g}"
         )
     return factor

@@ -1,4 +1,4 @@
-"""What is sent, and when, and how requests go over the wire."""
+"""Section `traffic` of a profile: requests, their times, and how they are sent."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,56 +13,55 @@ from harness.profile.workloads import Workload
 
 
 class Timeouts(Strict):
-    """Limits of one request; each has an outcome of its own."""
+    """Timeouts of one request; each has its own outcome."""
 
     connect_s: Seconds = 10.0
-    """Until the connection stands."""
+    """Time to connect."""
     first_byte_s: Seconds = 300.0
     """From the request's last byte to the response's first."""
     idle_s: Seconds = 120.0
     """Between two reads of a stream."""
     total_s: Seconds = 1800.0
-    """The whole request."""
+    """The complete request."""
 
 
 class Tls(Strict):
-    """Which certificates of servers with https are trusted."""
+    """Certificates that are trusted for https."""
 
     ca_file: Text | None = None
-    """PEM file of the authorities to trust instead of the system's; a relative path is taken from
-    the working directory. Default: the system's, or those that SSL_CERT_FILE names.
+    """PEM file of certificate authorities to trust instead of the system's; a relative path starts
+    at the working directory. Default: the system's, or those in SSL_CERT_FILE.
     """
     verify: Flag = True
-    """Check certificates and names. `false` is said in the report."""
+    """Check certificates and names. `false` is shown in the report."""
 
 
 class Traffic(Strict):
-    """What is sent, and when."""
+    """Requests and their times."""
 
     api: Api = Api.MESSAGES
     """Wire API: `messages` (Anthropic), or OpenAI's `chat` (chat completions), `completions` (the
     conversation as one text) or `responses`. All of them stream.
     """
     workload: Workload
-    """The conversations."""
+    """The sessions to send."""
     load: tuple[Stage, ...] = Field(min_length=1)
-    """Load stages, one after the other."""
+    """Load stages, run one after the other."""
     output_length: OutputLength | None = None
     """`forced` makes the server produce exactly the planned tokens (OpenAI's APIs, or a model that
     cannot end by itself). Default: forced under purpose measure, natural under smoke.
     """
     context_scale: Literal["auto"] | Annotated[Number, Field(gt=0, le=1)] = "auto"
-    """Factor on all lengths; `auto` fits the workload into the model's context. Printed, recorded,
-    and equal where runs are compared.
+    """Factor on all lengths; `auto` fits the workload into the model's context. It is shown,
+    recorded, and must be equal in runs that are compared.
     """
     context_policy: Literal["scale", "refuse"] = "scale"
-    """What `context_scale: auto` does with a workload whose contexts exceed the model's: `scale`
-    all its lengths by one stated factor, or `refuse` (exit 2). Contexts are never cut.
+    """Effect of `context_scale: auto` if the workload's contexts exceed the model's: `scale` all
+    lengths by one stated factor, or `refuse` (exit 2). Contexts are never cut.
     """
     cache: Literal["warm", "cold"] = "warm"
-    """`warm`: sessions share their head, as real ones do. `cold`: a salt of its own opens the tools
-    and the system prompt of each session, so that no session finds another's prefix; its own turns
-    still find theirs.
+    """`warm`: sessions share tools and system prompt, as real ones do. `cold`: a unique salt opens
+    them in each session, so that its prefix is cached only for its own later turns.
     """
     cache_control: Flag | None = None
     """Set prompt-cache breakpoints as Claude's clients do, on the last tool, the system prompt and
@@ -70,55 +69,54 @@ class Traffic(Strict):
     over the Messages API, else false.
     """
     assistant: Literal["recorded", "live"] = "recorded"
-    """What later turns carry as the answers before them: `recorded`, the plan's own, so that
-    prefixes are the same in every run; or `live`, what the server really answered, which its cache
-    may hold. The bodies of a live run cannot be made again from its plan.
+    """Responses in the history of later turns. `recorded`: those of the plan, so that prefixes are
+    the same in every run. `live`: the server's real responses, which may be in its cache; request
+    bodies cannot then be rebuilt from the plan.
     """
     thinking: Literal["auto", "off", "budget", "adaptive", "effort"] = "auto"
-    """How requests of classes whose answers hold reasoning (`thinking`; `claude-code` with a
-    thinking_share) ask the model for it. `budget` (Messages):
-    `thinking: {type: enabled, budget_tokens}` with the planned reasoning of that turn. `adaptive`
-    (Messages): `thinking: {type: adaptive}`. `effort`: chat's `reasoning_effort`, responses'
-    `reasoning: {effort}`. `auto`: `budget` for the workload `thinking` over Messages where the
-    server is known to take it (the embedded engine, or vLLM with server.reasoning_parser), else
-    off. A server without reasoning may refuse all of them.
+    """How requests of classes with reasoning (`thinking`; `claude-code` with a thinking_share) ask
+    for it. `budget` (Messages): `thinking: {type: enabled, budget_tokens}` with the planned
+    reasoning of that turn. `adaptive` (Messages): `thinking: {type: adaptive}`. `effort`: chat's
+    `reasoning_effort`, responses' `reasoning: {effort}`. `auto`: `budget` for the workload
+    `thinking` over Messages if the server is known to accept it (the embedded engine, or vLLM with
+    server.reasoning_parser), else off. A server without reasoning may reject all of them.
     """
     thinking_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = (
         None
     )
-    """For `thinking: effort`, and with `adaptive` as `output_config: {effort}`. Not every model
-    takes every value.
+    """Effort for `thinking: effort`, and for `adaptive` as `output_config: {effort}`. Not every
+    model accepts every value.
     """
     temperature: Number = Field(default=0.0, ge=0, le=2)
     """Sampling temperature."""
     workers: Literal["auto"] | Annotated[Whole, Field(ge=1, le=256)] = "auto"
-    """Locust worker processes; `auto`: as many as the client-fidelity certificate asks for, one
+    """Locust worker processes; `auto`: as many as the client-fidelity certificate requires, one
     without a certificate.
     """
     calibrate: Flag | None = None
-    """Hold a client-fidelity certificate for this load before the server starts: a cached one, else
-    one is measured (10-60 s). Default: under purpose measure.
+    """Get a client-fidelity certificate for this load before the server starts: a cached one, else
+    a new measurement (10-60 s). Default: under purpose measure.
     """
     canary: Flag | None = None
-    """Send about 1 % more requests to a paced server on this host, to measure the load generator's
-    live error; they count nowhere else. Default: under purpose measure.
+    """Send about 1% more requests to a paced server on this host, to measure the load generator's
+    live error. They count in no other metric. Default: under purpose measure.
     """
     routing: Literal["round_robin", "least_busy"] = "round_robin"
-    """How new conversations choose a replica; a conversation stays on its replica."""
+    """How new sessions choose a replica; a session stays on its replica."""
     timeouts: Timeouts = Timeouts()
-    """Limits of one request."""
+    """Timeouts of one request."""
     proxy: Literal["environment", "none"] | HttpUrlText = "environment"
-    """Way to attached servers: `environment` follows HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
-    NO_PROXY, loopback addresses excepted; a proxy's URL (http) holds for every address. Servers
+    """Proxy to attached servers: `environment` follows HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and
+    NO_PROXY, except for loopback addresses; a proxy's URL (http) applies to every address. Servers
     that the harness starts are reached directly.
     """
     tls: Tls = Tls()
-    """Which certificates of servers with https are trusted."""
+    """Certificates that are trusted for https."""
     drain_timeout_s: Seconds = 120.0
-    """Longest wait for requests of the window to finish after it has closed."""
+    """Longest wait, after the window has closed, for its requests to finish."""
 
     @property
     def network(self) -> Network:
-        """The way to attached servers."""
+        """Proxy and TLS settings to attached servers."""
         ca_file = None if self.tls.ca_file is None else str(Path(self.tls.ca_file).absolute())
         return Network(self.proxy, ca_file, self.tls.verify)

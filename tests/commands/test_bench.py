@@ -200,7 +200,7 @@ def test_several_models_want_a_name(endpoint):
 
 
 def test_an_api_that_does_not_answer_and_a_key_that_is_missing(endpoint):
-    with pytest.raises(ServerError, match="answers no request"):
+    with pytest.raises(ServerError, match="/v1/responses"):
         probe(endpoint, api=Api.RESPONSES)
     endpoint[1]["status"] = 401
     with pytest.raises(ServerError, match="--api-key-env"):
@@ -215,7 +215,7 @@ def test_a_list_of_models_in_another_form_lists_none(data):
 
 
 def test_no_server():
-    with pytest.raises(ServerError, match="nothing answers"):
+    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
         bench.probe("http://127.0.0.1:9", None, None, None, Network())
 
 

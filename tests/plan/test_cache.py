@@ -169,7 +169,7 @@ def test_turns_can_be_asked_for_in_any_order(make, take):
 
 
 def test_a_context_that_does_not_fit_is_refused_where_the_profile_says_so(make):
-    with pytest.raises(ProfileError, match="exceeds 90%") as caught:
+    with pytest.raises(ProfileError, match="90%") as caught:
         make("claude-code", CLOSED, context_policy="refuse")
     assert "context_scale of 0.07" in str(caught.value)
     assert make("claude-code", CLOSED, context_policy="refuse", context=262_144).context_scale == 1
@@ -188,7 +188,7 @@ def test_what_was_cut_to_fit_is_counted_and_said(make):
     rows = list(plan_rows(plan, totals))
     assert totals.clipped_requests == len(rows) == 40
     assert totals.clipped_tok == sum(3000 + 6 - (row["target_input_tok"] - 106) for row in rows)
-    assert "drawn longer than the context" in totals.notes()[0]
+    assert str(totals.clipped_tok) in totals.notes()[0]
     whole = PlanTotals()
     list(plan_rows(make("chat", CLOSED, context=262_144), whole))
     assert whole.notes() == ()

@@ -165,7 +165,7 @@ def test_a_scale_that_cannot_fit_is_refused_with_the_one_that_would():
 
 
 def test_a_head_that_fills_the_context_is_refused():
-    with pytest.raises(ProfileError, match="leaves no room"):
+    with pytest.raises(ProfileError, match="max_context_tok"):
         make_plan(profile({"kind": "chat", "system_tok": 31900}, context_scale=0.4), FACTS)
 
 

@@ -80,7 +80,7 @@ def test_a_budget_is_the_planned_reasoning_and_below_the_answer_s_length():
 def test_auto_sends_a_budget_where_the_server_is_known_to_take_it(server, api, thinking, sent):
     plan = planned(server=server, api=api, thinking=thinking)
     assert any("thinking" in body for _, _, body in requests(plan)) is sent
-    assert any("no request asks the model to reason" in note for note in plan.notes) is not sent
+    assert any("traffic.thinking is off" in note for note in plan.notes) is not sent
     assert any("budget" in note for note in plan.notes) is sent
 
 

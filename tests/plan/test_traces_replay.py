@@ -239,8 +239,5 @@ def test_a_class_named_like_the_harness_s_own_is_refused_by_line(tmp_path, label
     """A class that would be taken for the harness's own requests is refused by line."""
     path = tmp_path / "p.csv"
     path.write_text(f"t_s,input_tok,output_tok,class\n0,100,5,chat\n2,200,5,{label}\n")
-    with pytest.raises(
-        ProfileError,
-        match=rf"p.csv:3: requests of class '{label}' would be taken for the harness's own",
-    ):
+    with pytest.raises(ProfileError, match=rf"p.csv:3: .*'{label}'"):
         replay(path)

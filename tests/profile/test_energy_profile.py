@@ -14,7 +14,7 @@ MIX = (
     ("overrides", "path", "word"),
     [
         (["energy={pue: {value: 0.9, source: s}}"], "energy.pue.value", "at least 1"),
-        (["energy={grid_kgco2_per_kwh: 0.4}"], "energy.grid_source", "who says so"),
+        (["energy={grid_kgco2_per_kwh: 0.4}"], "energy.grid_source", "place"),
         (["energy={grid_source: s}"], "energy.grid_kgco2_per_kwh", "factor"),
         (["energy={attribute: true}"], "energy.attribute", "gpu-energy-attribution.yaml"),
         (["traffic.load.0.part=a"], "traffic.load.0.part", "kind: mix"),

@@ -115,7 +115,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "concurency: 8",
             "13:7",
             "traffic.load.0.concurency",
-            "not a key",
+            "unknown key",
             "did you mean `concurrency`?",
         ),
         (
@@ -123,7 +123,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "window",
             "14:7",
             "traffic.load.0.window",
-            "not a key",
+            "unknown key",
             "did you mean `window_s`?",
         ),
         (
@@ -131,7 +131,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "window_ms",
             "14:7",
             "traffic.load.0.window_ms",
-            "not a key",
+            "unknown key",
             "did you mean `window_s`?",
         ),
         (
@@ -139,7 +139,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "concurrency: 3\n  api:",
             "7:3",
             "traffic.concurrency",
-            "not a key",
+            "unknown key",
             "belongs at `traffic.load.N.concurrency`",
         ),
         (
@@ -147,7 +147,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "tools_tok: 4",
             "10:5",
             "traffic.workload.tools_tok",
-            "not a key",
+            "unknown key",
             "belongs to `kind: claude-code`",
         ),
         (
@@ -155,7 +155,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "purpose: smoke\nzzzz: 1",
             "2:1",
             "zzzz",
-            "not a key",
+            "unknown key",
             "keys here: name, purpose",
         ),
         (
@@ -211,7 +211,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "window_s: [3]",
             "14:7",
             "traffic.load.0.window_s",
-            "must be a length of time",
+            "must be a duration",
             "such as 30s",
         ),
         (
@@ -227,7 +227,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             f"window_s: '{'1' * 500_000}!'",
             "14:7",
             "traffic.load.0.window_s",
-            "longer than any number",
+            "too long",
             "such as 30s",
         ),
         (
@@ -235,7 +235,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "window_s: 99999999d",
             "14:7",
             "traffic.load.0.window_s",
-            "is beyond",
+            "at most",
             "such as 30s",
         ),
         (
@@ -246,13 +246,13 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "`messages` or `chat`",
             "did you mean `messages`?",
         ),
-        ("purpose: smoke", "name: a b", "1:1", "name", "does not fit", "letters, digits"),
+        ("purpose: smoke", "name: a b", "1:1", "name", "'a b'", "letters, digits"),
         (
             "kind: torch",
             "kind: torhc",
             "5:3",
             "server.kind",
-            "no kind 'torhc'",
+            "'torhc'",
             "`kind: torch`? Kinds are `vllm`, `torch`,",
         ),
         (
@@ -367,13 +367,13 @@ def test_the_only_error_is_the_headline_of_the_exception(valid):
         ("a: [1, 2\nb: 3\n", "2:2", "is not valid YAML"),
         ("a:\n\t- b\n", "2:1", "is not valid YAML"),
         ("a: b: c\n", "1:5", "is not valid YAML"),
-        ("a: 1\n---\nb: 2\n", "2:1", "more than one document"),
+        ("a: 1\n---\nb: 2\n", "2:1", "document"),
         ("a: *b\n", "1:4", "has no anchor &b"),
         ("a: &a [*a]\n", "1:8", "contains itself"),
-        ("a: !!python/object:os.system x\n", "1:4", "carries the tag"),
-        ("a: !thing {b: 1}\n", "1:4", "carries the tag"),
-        ("? [a]\n: 1\n", "1:3", "a key must be plain text"),
-        ("a: " + "[" * 5000, "1:44", "nested more than"),
+        ("a: !!python/object:os.system x\n", "1:4", "tag"),
+        ("a: !thing {b: 1}\n", "1:4", "tag"),
+        ("? [a]\n: 1\n", "1:3", "a key"),
+        ("a: " + "[" * 5000, "1:44", "40"),
         ('a: "\\UFFFFFFFF"\n', "1:1", "is not valid YAML"),
     ],
 )
@@ -431,12 +431,12 @@ def test_aliases_of_aliases_are_bounded(problems):
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)
     )
     [problem] = problems(bomb)
-    assert "values once its anchors are filled in" in problem.what
+    assert "20,000" in problem.what
 
 
 def test_a_missing_file_names_the_nearest_one(tmp_path, valid):
     (tmp_path / "cpu-smoke.yaml").write_text(valid)
-    with pytest.raises(ProfileError, match="there is no file") as caught:
+    with pytest.raises(ProfileError, match=r"cpu-smok\.yaml") as caught:
         load_profile(tmp_path / "cpu-smok.yaml")
     assert caught.value.exit_code == 2
     assert "cpu-smoke.yaml" in caught.value.cause
@@ -515,17 +515,17 @@ def test_overrides_change_keys_list_items_and_sections(valid):
         (
             "traffic.load.0.concurency=1",
             "traffic.load.0.concurency",
-            "not a key",
+            "unknown key",
             "did you mean `concurrency`?",
         ),
-        ("trafic.api=chat", "trafic", "not a key", "did you mean `traffic`?"),
+        ("trafic.api=chat", "trafic", "unknown key", "did you mean `traffic`?"),
         (
             "traffic.load.0.concurrency=many",
             "traffic.load.0.concurrency",
             "it is 'many'",
             "a whole number",
         ),
-        ("traffic.load.3.concurrency=1", "traffic.load", "has 1 items", "0 to 1"),
+        ("traffic.load.3.concurrency=1", "traffic.load", "1 items", "0 to 1"),
         (
             "traffic.load.first.concurrency=1",
             "traffic.load",
@@ -537,7 +537,7 @@ def test_overrides_change_keys_list_items_and_sections(valid):
         ("=3", "", "is not KEY=VALUE", "dotted path"),
         ("a..b=3", "", "is not KEY=VALUE", "dotted path"),
         ("seed=[1", "", "is not valid YAML", "check"),
-        ("seed={a: 1, a: 2}", "a", "is there twice", "keep one"),
+        ("seed={a: 1, a: 2}", "a", "duplicate", "keep one"),
         (
             "server=3",
             "server",

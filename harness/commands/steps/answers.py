@@ -1,4 +1,4 @@
-"""The served model's answers: checked before and after the load, and recorded as a reference."""
+"""Quality check of responses before and after the load, and recording of a reference."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,38 +15,37 @@ from harness.server.one_request import DIRECT
 
 
 def check_answers(check: QualityCheck, when: str, record: RunRecord, server: RunningServer) -> None:
-    """The check's part `before` or `after` the load, outside of what is reconciled."""
+    """One half of the check (`before` or `after` the load), outside the reconciled interval."""
     record.phase("quality check", f"{when} the load", event=f"quality_{when}")
     api_key = read_api_key(record.prepared.profile.server)
     check.ask(when, record.run_dir, server.endpoints, api_key)
     if failure := check.failure(when):
         record.view.warn(f"the quality check {when} the load failed: {failure}")
     if when == "after" and (path := check.record_first(record.run_dir, server.info)):
-        record.view.note(f"these answers are now the reference: {path}")
+        record.view.note(f"these responses are now the reference: {path}")
 
 
 def record_answers(profile: Profile, out: Path | None, note: Callable[[str], None]) -> Path:
-    """Start the server, ask it the quality check's texts and store the answers as a reference.
+    """Start the server and store its responses to the quality check as a reference.
 
     Args:
-        profile: what serves the model whose answers are taken to be right: its best precision, on
-            an engine that is trusted.
-        out: the file; None: the one that the profile names.
-        note: called with what goes on.
+        profile: a trusted deployment of the model: best precision, reliable engine.
+        out: the file; default: the one in the profile.
+        note: called with progress.
 
     Raises:
-        ProfileError: neither names a file, or the model's weights are dummies.
-        HarnessError: the server did not start or did not answer.
+        ProfileError: no file given, or the weights are dummies.
+        HarnessError: the server did not start or respond.
     """
     named = profile.quality.reference if out is None else out
     if named is None:
         raise ProfileError(
-            "no file to write the reference to",
+            "no file for the reference",
             next_step="give --out FILE, or set quality.reference in the profile",
         )
     if profile.model.load_format == "dummy":
         raise ProfileError(
-            "dummy weights have no right answers",
+            "dummy weights have no correct responses",
             next_step="record the reference with the model's weights",
         )
     prepared = prepare(profile, note)

@@ -1,4 +1,4 @@
-"""Time without load: measured before it, and waited for after it."""
+"""Idle periods before the load, and the wait for idle servers after it."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,20 @@ from harness.server.base import RunningServer
 from harness.telemetry.driver import TelemetryRecorder
 
 IDLE_SETTLE_S: Final = 1.0
-"""From the end of what went before to the stretch in which idle is measured: boards keep their
-clocks up for a moment.
-"""
+"""Pause before idle is measured: GPUs keep high clocks for a moment after work."""
 
 IDLE_WAIT_S: Final = 5.0
-"""Longest wait, after the load, for the servers to report no running request, before the last
-scrape for reconciliation.
-"""
+"""Longest wait after the load for servers without running requests, before the last scrape."""
 
 
 def measure_idle(
     record: RunRecord, telemetry: TelemetryRecorder, when: str, server: RunningServer | None = None
 ) -> None:
-    """Leave everything alone for as long as the profile says, and mark the stretch; nothing where
-    no power can be read.
+    """Wait for the profile's `idle_s` and record the period; skipped if no power can be read.
 
     Args:
         record: of the run.
-        telemetry: which reads power meanwhile.
+        telemetry: reads power meanwhile.
         when: `before_server` or `ready`.
         server: with its model loaded; None before it is started.
     """
@@ -48,8 +43,8 @@ def measure_idle(
 
 
 def wait_until_idle(telemetry: TelemetryRecorder) -> None:
-    """Wait until the servers report nothing running, so that the last scrape holds every token that
-    was sent.
+    """Wait until the servers report no running requests, so that the last scrape counts every
+    token.
     """
     start_ns = now_ns()
     while seconds(now_ns() - start_ns) < IDLE_WAIT_S:
@@ -62,7 +57,6 @@ def wait_until_idle(telemetry: TelemetryRecorder) -> None:
 
 
 def _reads_power(power: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether any source of the recorder gives power or energy of anything."""
     return any(
         device.get("power") or device.get("energy")
         for source in power

@@ -1,6 +1,4 @@
-"""How the load is going, for the view and the exporter: what traffic and telemetry report, against
-the plan.
-"""
+"""State of the load for view and exporter, from load generator, telemetry and plan."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -15,19 +13,19 @@ from harness.telemetry.exporter import Exporter
 from harness.traffic.events import StageStarted, TrafficEvent
 
 LOOP_LAG_KEPT_S: Final = 0.005
-"""A load generator's timer that fires later than this is kept as an event, for the reduction."""
+"""Timer lag of the load generator above which it is recorded as an event."""
 
 _RATE_READINGS: Final = 5
 
 
 class LiveDisplay:
-    """Takes the load generator's events, from its threads, and shows progress whenever asked to.
+    """Receives events of the load generator, from its threads, and shows progress on request.
 
     Args:
-        stages: of the plan.
-        events: keeps what the reduction reads.
-        view: who watches.
-        exporter: told the same; None: there is none.
+        stages: stages of the plan.
+        events: records events for the reduction.
+        view: receives progress.
+        exporter: receives the same; None for no exporter.
         clock: monotonic nanoseconds.
     """
 
@@ -51,7 +49,7 @@ class LiveDisplay:
         self._generated = Rate()
 
     def on_traffic_event(self, event: TrafficEvent) -> None:
-        """Keep it: progress for the next `show`, all else in the run's events."""
+        """Keep progress for the next `show`; record everything else as events."""
         if isinstance(event, TrafficProgress):
             self._traffic = event
             if event.loop_lag_s is not None and event.loop_lag_s > LOOP_LAG_KEPT_S:
@@ -63,7 +61,7 @@ class LiveDisplay:
             self._view.note(f"stage {event.stage}")
 
     def show(self, telemetry: TelemetryProgress) -> None:
-        """Give the newest to the view and to the exporter."""
+        """Pass the current state to view and exporter."""
         now, traffic = self._clock(), self._traffic
         stage = self._stages[traffic.stage or self._first]
         elapsed_s = max(0.0, seconds(now - self._started_ns.get(stage.name, now)))
@@ -103,7 +101,7 @@ class Rate:
         self._seen: list[tuple[int, float]] = []
 
     def of(self, counter: float | None, t_ns: int) -> float | None:
-        """Take a reading in; None while it is not known or has not risen yet, and when it fell."""
+        """Add a reading; None if the counter is unknown, has not risen yet or fell."""
         if counter is None:
             return None
         if not self._seen or counter != self._seen[-1][1]:

@@ -1,37 +1,53 @@
-"""The load generator of a run: its certificate, its workers with their cores, and its canary."""
+"""The load generator of a run: certificate, workers with their cores, and canary server."""
 
+import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from harness.artifacts.atomic import write_json
 from harness.artifacts.certificate import Certificate
-from harness.artifacts.typed_json import to_json
+from harness.artifacts.typed_json import from_json, to_json
 from harness.commands.steps.run_record import RunRecord
+from harness.core.clock import wall_now
+from harness.core.errors import ArtifactError
 from harness.core.records import CANARY, Concern, Endpoint, Purpose, Severity
 from harness.hardware.cores import partition
 from harness.processes.registry import RunRegistry
 from harness.reference_server.server import MODEL, Pace, PacedServer
-from harness.traffic.fidelity import cached, load_of, make_certificate, store
+from harness.traffic.fidelity import (
+    CERTIFICATE_VERSION,
+    Load,
+    cache_path,
+    cached,
+    host_fingerprint,
+    load_class,
+    load_of,
+    make_certificate,
+    store,
+)
 
 CANARY_TTFT_MS: Final = 50.0
 CANARY_GAP_MS: Final = 20.0
-"""Pace of the canary's server: 50 tokens/s a stream, as `harness.traffic._locust.canary` counts on.
-"""
+"""Pace of the canary server: 50 tokens/s, as `harness.traffic._locust.canary` assumes."""
 
 QUICK_WINDOW_S: Final = 120.0
-"""Runs whose windows are shorter than this in all make do with a quick certificate."""
+"""Total window length below which a quick certificate suffices."""
+
+HEAVIER_MAX_AGE_S: Final = 12 * 3600.0
+HEAVIER_AT_MOST: Final = 8
+"""Age and load ratio up to which the certificate of a heavier load is used for a quick run."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadGenerator:
-    """What is settled of the load generator before the server is started.
+    """Settings of the load generator, fixed before the server starts.
 
     Attributes:
         workers: Locust worker processes.
-        own_cores: set apart for it; None: it runs on any.
-        other_cores: for everything else; None likewise.
-        canary: the paced server that the workers stream from all the while; None: no canary.
+        own_cores: reserved for it; None for any.
+        other_cores: for everything else; None for any.
+        canary: reference server that the workers also stream from; None for no canary.
     """
 
     workers: int
@@ -43,13 +59,13 @@ class LoadGenerator:
 def prepare_load_generator(
     stack: ExitStack, record: RunRecord, registry: RunRegistry, *, calibrate: bool
 ) -> LoadGenerator:
-    """Certificate, number of workers, cores and canary, and what the manifest says of them.
+    """Choose certificate, workers, cores and canary, and record them in the manifest.
 
     Args:
-        stack: ends the canary's server.
+        stack: ends the canary server.
         record: of the run.
-        registry: of its process groups.
-        calibrate: hold a certificate where the profile asks for one.
+        registry: of the run's process groups.
+        calibrate: whether to certify the load generator if the profile requires it.
     """
     profile = record.prepared.profile
     certificate = _ensure_load_generator_calibration(record, registry, calibrate=calibrate)
@@ -71,33 +87,68 @@ def prepare_load_generator(
 def _ensure_load_generator_calibration(
     record: RunRecord, registry: RunRegistry, *, calibrate: bool
 ) -> Certificate | None:
-    """Take the cached certificate for this load, or measure one, and put it into the run
-    directory.
-    """
+    """Copy a cached certificate for this load to the run directory, or measure one."""
     profile, plan = record.prepared.profile, record.prepared.plan
     if not (calibrate and profile.calibrate):
         if profile.purpose is Purpose.MEASURE:
-            text = "The run held no client-fidelity certificate: it was told not to calibrate."
+            text = "The load generator was not certified: calibration was switched off."
             record.concern(Concern("calibration_missing", Severity.DEGRADED, text))
         return None
     fixed = None if profile.traffic.workers == "auto" else profile.traffic.workers
     load = load_of(profile, plan)
     quick = sum(stage.window_ns or 0 for stage in plan.stages) < QUICK_WINDOW_S * 1e9
     found = cached(load, workers=fixed, quick=quick)
+    if found is None and quick:
+        found = of_heavier_load(load, workers=fixed)
     if found is None:
         record.phase(
-            "calibrating", "the load generator, against the paced server", event="calibrate"
+            "calibrating", "the load generator, against the reference server", event="calibrate"
         )
         made = make_certificate(
             load, workers=fixed, quick=quick, note=record.view.note, registry=registry
         )
         found = store(made, workers=fixed)
     else:
+        load_text = "open loop" if found.load.requests_per_s else f"{found.load.streams} streams"
         record.view.note(
-            f"client-fidelity certificate of {found.made_at} ({found.workers} worker(s))"
+            f"load generator certificate of {found.made_at}"
+            f" ({load_text}, {found.workers} worker(s))"
         )
     write_json(record.run_dir.calibration, to_json(found))
     return found
+
+
+def of_heavier_load(load: Load, *, workers: int | None) -> Certificate | None:
+    """The lightest recent certificate of this host for a closed loop with more streams or larger
+    requests; None if there is none.
+
+    More streams and larger bodies cost the load generator more, so its errors at `load` are smaller
+    than certified. Another pace, output length, API or clock changes the work per event, so those
+    must be equal.
+    """
+    own = load_class(load)
+    host = host_fingerprint()
+    now_s = wall_now().timestamp()
+    found: list[Certificate] = []
+    for path in cache_path(load, workers).parent.glob("*.json"):
+        try:
+            one = from_json(Certificate, json.loads(path.read_text("utf-8")), "certificate")
+        except (OSError, ValueError, ArtifactError):
+            continue
+        its = load_class(one.load)
+        ratios = [float(its[key] or 0) / float(own[key] or 1) for key in ("streams", "body_bytes")]
+        if (
+            load.requests_per_s is None
+            and one.version == CERTIFICATE_VERSION
+            and one.sufficient
+            and 0 <= now_s - (one.made_unix_s or 0) <= HEAVIER_MAX_AGE_S
+            and asdict(one.host) == asdict(host)
+            and path == cache_path(one.load, workers)  # made for this number of workers
+            and own == its | {key: own[key] for key in ("streams", "body_bytes")}
+            and all(1 <= ratio <= HEAVIER_AT_MOST for ratio in ratios)
+        ):
+            found.append(one)
+    return min(found, key=lambda one: (one.load.streams, one.load.body_bytes), default=None)
 
 
 def _start_canary(

@@ -1,4 +1,4 @@
-"""After a run: its tables and its reduction, and what its verdict means for the command."""
+"""After a run: tables, reduction, and the exit code of its verdict."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from harness.processes.start import own_environment, own_module
 from harness.report.terminal import reduce_and_report
 
 RECOUNT_TIMEOUT_S: Final = 120.0
-"""Longest wait for the count of the prompts by the model's tokenizer, after the run."""
+"""Timeout for recounting the prompts with the model's tokenizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +30,7 @@ class RunResult:
         run_dir: its folder.
         summary: the reduction.
         exit_code: of the command.
-        messages: what a person should read after the result: thresholds that failed or could not
-            be judged.
+        messages: thresholds that failed or could not be evaluated.
     """
 
     run_dir: Path
@@ -43,10 +42,10 @@ class RunResult:
 def reduce_measured(
     run_dir: RunDir, view: View, facts: ModelFacts, *, interrupted: bool
 ) -> Summary:
-    """Make whole tables of the journals and reduce them.
+    """Convert the journals to tables and reduce them.
 
     Raises:
-        HarnessError: that failed.
+        HarnessError: tables or reduction failed.
     """
     view.phase("reducing", run_dir.root.name)
     finalize(run_dir)
@@ -56,9 +55,7 @@ def reduce_measured(
 
 
 def reduce_failed(run_dir: RunDir, view: View) -> None:
-    """The same of a run whose measuring failed: nothing that was recorded is lost. A failure is
-    only a warning.
-    """
+    """Reduce a failed run, so that its records are usable. A failure is only a warning."""
     view.phase("reducing", run_dir.root.name)
     try:
         finalize(run_dir)
@@ -68,8 +65,8 @@ def reduce_failed(run_dir: RunDir, view: View) -> None:
 
 
 def _recount(run_dir: RunDir, view: View, facts: ModelFacts) -> None:
-    """Count the prompts with the model's tokenizer in a child process, where that is on this
-    machine. A failure is only a warning.
+    """Recount prompts with the model's tokenizer in a child process, if it is on this machine. A
+    failure is only a warning.
     """
     if facts.path is None or not (Path(facts.path) / "tokenizer.json").is_file():
         return
@@ -88,7 +85,7 @@ def _recount(run_dir: RunDir, view: View, facts: ModelFacts) -> None:
     except (OSError, HarnessError) as error:
         detail = str(error)
     if detail:
-        view.warn(f"the prompts could not be counted again: {detail.splitlines()[-1]}")
+        view.warn(f"prompts could not be recounted: {detail.splitlines()[-1]}")
 
 
 def result_of(

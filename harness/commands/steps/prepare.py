@@ -1,6 +1,4 @@
-"""Before anything is started: a profile with everything resolved, a run directory, and what the
-manifest says first.
-"""
+"""Before a run: resolved profile, run directory, first fields of the manifest."""
 
 import importlib.metadata
 import os
@@ -28,7 +26,7 @@ from harness.server.base import ModelServer, Needs
 from harness.server.select import choose_server
 
 MIN_FREE_BYTES: Final = 64 * 1024**2
-"""Least free space to start with: a journal that meets a full disk ends the run."""
+"""Required free space at the start; a full disk ends a run."""
 
 _PACKAGES: Final = (
     "locust",
@@ -46,7 +44,7 @@ _PACKAGES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A profile with everything resolved that can be without starting anything."""
+    """A profile with everything that can be resolved before starting anything."""
 
     profile: Profile
     facts: ModelFacts
@@ -58,10 +56,10 @@ class Prepared:
 
 
 def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
-    """Resolve model, plan, boards and server.
+    """Resolve model, plan, GPUs and server.
 
     Raises:
-        HarnessError: the profile cannot be served here; says why.
+        HarnessError: this machine cannot serve the profile.
     """
     facts = resolve_model(profile.model.id, load_format=profile.model.load_format)
     plan = make_plan(profile, facts)
@@ -80,10 +78,10 @@ def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
 
 
 def make_run_dir(out: Path, name: str) -> RunDir:
-    """A new run directory with its folders.
+    """Create a run directory with its folders.
 
     Raises:
-        ArtifactError: it cannot be made, or the disk is nearly full.
+        ArtifactError: it cannot be created, or the disk is nearly full.
     """
     stamp = wall_now().strftime("%Y%m%dT%H%M%SZ")
     root = out / f"{stamp}-{name}-{secrets.token_hex(3)}"
@@ -96,16 +94,16 @@ def make_run_dir(out: Path, name: str) -> RunDir:
         run_dir.logs_dir.mkdir()
     except OSError as error:
         raise ArtifactError(
-            f"cannot make the run directory {root}: {error.strerror or error}",
-            cause="no permission to write there, no space, or --out names a file",
+            f"cannot create the run directory {root}: {error.strerror or error}",
+            cause="no permission, no space, or --out is a file",
             next_step="choose another folder with --out",
         ) from error
     if free < MIN_FREE_BYTES:
         shutil.rmtree(root)
         raise ArtifactError(
-            f"only {free / 1e6:.0f} MB are free for {root}",
+            f"only {free / 1e6:.0f} MB free for {root}",
             cause="the disk is nearly full",
-            next_step="free some space, or choose another folder with --out",
+            next_step="free disk space, or choose another folder with --out",
         )
     return run_dir
 
@@ -117,9 +115,7 @@ def first_manifest_fields(
     anchor: ClockAnchor,
     overrides: Sequence[str],
 ) -> dict[str, Any]:
-    """The manifest's fields at the start, in their order; those that a later step fills are there
-    already.
-    """
+    """The manifest's fields at the start, in order, including those that later steps fill."""
     profile, plan = prepared.profile, prepared.plan
     return {
         "run_id": run_id,
@@ -166,9 +162,7 @@ def _software() -> dict[str, Any]:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit of the harness: from git where it runs from a checkout, else from HARNESS_COMMIT (set
-    in the image), else unknown.
-    """
+    """Commit of the harness, from git in a checkout, else from HARNESS_COMMIT (set in images)."""
     here = Path(__file__).resolve().parents[3]
     if not (here / ".git").exists():
         return {"commit": os.environ.get("HARNESS_COMMIT"), "dirty": None}

@@ -1,4 +1,4 @@
-"""What a run says of itself while it goes on: manifest.json, events.jsonl and the view."""
+"""Record of a run in progress: manifest.json, events.jsonl and the view."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ from harness.core.records import Concern, RunState, Severity
 
 
 class RunRecord:
-    """Written from the run's first to its last step; may be used from several threads.
+    """Written during the whole run; thread-safe.
 
     Attributes:
         prepared: what is run.
         run_dir: where it is recorded.
-        view: who watches.
-        anchor: turns the run's monotonic times into wall times.
+        view: receives progress.
+        anchor: relates monotonic to wall time.
         events: events.jsonl.
         manifest: manifest.json.
     """
@@ -54,30 +54,30 @@ class RunRecord:
     def phase(
         self, name: str, detail: str = "", *, event: str | None = None, show: bool = True
     ) -> None:
-        """A new phase begins.
+        """Begin a phase.
 
         Args:
-            name: for the view.
-            detail: likewise.
-            event: its name in events.jsonl; default: `name`.
-            show: tell the view.
+            name: shown in the view.
+            detail: shown after the name.
+            event: name in events.jsonl; default: `name`.
+            show: whether to show it.
         """
         self.events.append("phase", phase=event or name)
         if show:
             self.view.phase(name, detail)
 
     def concern(self, concern: Concern) -> None:
-        """Record a reason to doubt the run, and warn of it unless it is a note."""
+        """Record a concern, and show a warning unless it is a note."""
         self.manifest.add_concern(concern)
         if concern.severity is not Severity.NOTE:
             self.view.warn(concern.message)
 
     @contextmanager
     def failures(self) -> Iterator[None]:
-        """Within: what is raised reaches the manifest first.
+        """Record an exception in the manifest before it propagates.
 
         Raises:
-            InterruptedRunError: in place of KeyboardInterrupt.
+            InterruptedRunError: for KeyboardInterrupt.
         """
         try:
             yield
@@ -87,7 +87,7 @@ class RunRecord:
         except KeyboardInterrupt as error:
             interrupted = InterruptedRunError(
                 "interrupted before the load began",
-                next_step=f"what was recorded is in {self.run_dir.root}",
+                next_step=f"read the records in {self.run_dir.root}",
             )
             self._fail(interrupted)
             raise interrupted from error
@@ -98,7 +98,7 @@ class RunRecord:
             raise
 
     def end(self, *, interrupted: bool) -> None:
-        """The run has ended without a failure."""
+        """Record the end of a run without failure."""
         self.manifest.update(
             state=RunState.INTERRUPTED if interrupted else RunState.COMPLETE, ended_ns=now_ns()
         )
@@ -112,6 +112,6 @@ class RunRecord:
                 error={"what": error.what, "cause": error.cause, "next_step": error.next_step},
             )
         except ArtifactError as second:
-            # The disk is what failed: the manifest stays `running`, which every reader takes for a
-            # run that did not finish.
-            self.view.warn(f"the manifest could not be brought up to date: {second.what}")
+            # The disk failed: the manifest stays `running`, which readers treat as a run that did
+            # not finish.
+            self.view.warn(f"the manifest could not be updated: {second.what}")

@@ -1,4 +1,4 @@
-"""Reads recorded traffic in published formats, describes it and converts it to a plain form."""
+"""Read recorded traffic in published formats, describe it, and convert it to a plain form."""
 
 from harness.plan.traces.convert import convert_trace
 from harness.plan.traces.describe import TraceDescription, describe_trace

@@ -1,4 +1,4 @@
-"""`convert_trace`: any trace as JSON lines of the plain form."""
+"""`convert_trace`: write any trace as JSON lines of the plain form."""
 
 import json
 from pathlib import Path
@@ -9,16 +9,8 @@ from harness.plan.traces.records import Clock, ReadTally, TraceRequest
 
 
 def convert_trace(path: Path, out: Path, kind: str = "auto", *, seed: int = 0) -> int:
-    """Write a trace in the plain form, whole or not at all.
-
-    Args:
-        path: trace.
-        out: file to write; must not exist.
-        kind: format, or `auto`.
-        seed: of the draw, for a trace of distributions (ServeGen).
-
-    Returns:
-        Number of requests written.
+    """Write a trace in the plain form to a new file, completely or not at all. `seed` is for a
+    trace of distributions (ServeGen). Returns the number of requests.
 
     Raises:
         ProfileError: the trace is broken, or `out` exists or cannot be written.
@@ -35,14 +27,8 @@ def convert_trace(path: Path, out: Path, kind: str = "auto", *, seed: int = 0) -
             for request in trace.requests(seed=seed, tally=ReadTally()):
                 if recordings and request.parent_id is None and request.turn == 0:
                     scope = request.session_id or ""
-                file.write(
-                    json.dumps(
-                        _row(request, scope if recordings else None),
-                        separators=(",", ":"),
-                        ensure_ascii=False,
-                    )
-                    + "\n"
-                )
+                row = _row(request, scope if recordings else None)
+                file.write(json.dumps(row, separators=(",", ":"), ensure_ascii=False) + "\n")
                 written += 1
         part.replace(out)
     except OSError as error:

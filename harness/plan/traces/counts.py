@@ -1,26 +1,19 @@
-"""Exact distributions by counting values, and whether a block was seen before: both in bounded
-memory.
-"""
+"""Exact distributions by counting values, and a record of seen blocks, both in bounded memory."""
 
 import math
 from collections.abc import Iterable
 from typing import Final
 
 MAX_DENSE_ID: Final = 64 * 1024**2
-"""Block ids below this take a byte each (published traces number their blocks from 0); 64 MiB at
-most.
-"""
+"""Block ids below this use one byte each: published traces number blocks from 0."""
 MAX_OTHER_IDS: Final = 2_000_000
-"""Other ids (texts, large numbers) that are remembered: about 200 MB. Beyond it the hit rate is
-absent.
+"""Limit of other ids (texts, large numbers): about 200 MB. Beyond it the hit rate is not available.
 """
 
 
 class Counts:
-    """Values with weights, kept as counts in whole steps of `step`: quantiles are exact to a step.
-
-    Args:
-        step: 1 for tokens, 0.001 for seconds.
+    """Weighted values as counts in multiples of `step` (1 for tokens, 0.001 for seconds): quantiles
+    are exact to a step.
     """
 
     def __init__(self, step: float = 1.0) -> None:
@@ -40,13 +33,13 @@ class Counts:
         return math.fsum(value * count for value, count in self._counts.items()) * self._step
 
     def mean(self) -> float | None:
-        """Mean; None without values."""
+        """None without values."""
         n = self.n
         return self.total() / n if n else None
 
     def quantiles(self, at: Iterable[float]) -> list[float | None]:
         """Quantiles by linear interpolation between order statistics (position q * (n - 1)); for
-        weights that are no counts, the least value whose share is at least q. None without values.
+        fractional weights, the least value whose share is at least q. None without values.
         """
         ordered = sorted(self._counts.items())
         n = self.n
@@ -63,27 +56,22 @@ class Counts:
                 return value * self._step
             if whole and position < below and index + 1 < len(ordered):
                 # Between this value's last place and the next value's first.
-                return (
-                    value + (ordered[index + 1][0] - value) * (position - (below - 1))
-                ) * self._step
+                step = ordered[index + 1][0] - value
+                return (value + step * (position - (below - 1))) * self._step
             if not whole and position <= below:
                 return value * self._step
         return ordered[-1][0] * self._step
 
     def ln_fit(self) -> tuple[float, float] | None:
-        """Mean and standard deviation of the natural logarithm of the values above 0: a lognormal's
-        mu and sigma.
+        """Mean and standard deviation of the logarithm of the values above 0 (a lognormal's mu and
+        sigma).
         """
-        positive = [
-            (math.log(value * self._step), count)
-            for value, count in self._counts.items()
-            if value > 0
-        ]
-        n = math.fsum(count for _, count in positive)
+        logs = [(math.log(v * self._step), count) for v, count in self._counts.items() if v > 0]
+        n = math.fsum(count for _, count in logs)
         if not n:
             return None
-        mu = math.fsum(log * count for log, count in positive) / n
-        return mu, math.sqrt(math.fsum((log - mu) ** 2 * count for log, count in positive) / n)
+        mu = math.fsum(log * count for log, count in logs) / n
+        return mu, math.sqrt(math.fsum((log - mu) ** 2 * count for log, count in logs) / n)
 
 
 class Moments:
@@ -101,14 +89,12 @@ class Moments:
         self._m2 += delta * (value - self.mean)
 
     def cv(self) -> float | None:
-        """Population standard deviation over mean; None with fewer than two values, or a mean of
-        0.
-        """
+        """Population standard deviation over mean; None for fewer than two values or mean 0."""
         return math.sqrt(self._m2 / self.n) / self.mean if self.n > 1 and self.mean > 0 else None
 
 
 class SeenBlocks:
-    """Blocks seen before, as an infinite cache would know them."""
+    """Blocks seen so far, as in an infinite cache; `full`: some could not be remembered."""
 
     def __init__(self) -> None:
         self._dense = bytearray()
@@ -116,7 +102,7 @@ class SeenBlocks:
         self.full = False
 
     def leading(self, hashes: tuple[int | str, ...]) -> int:
-        """How many blocks from the start were all seen before; afterwards all of them are seen."""
+        """Number of blocks from the start that were all seen before. Marks all as seen."""
         dense, others = self._dense, self._others
         known = 0
         for h in hashes:
@@ -140,8 +126,7 @@ class SeenBlocks:
         return known
 
     def forget(self) -> None:
-        """Another scope begins: ids mean something else now."""
-        # The ids of one recording are few; a new array is cheaper than clearing one that another
-        # made large.
+        """Start a new scope, in which ids have other meanings."""
+        # The ids of one recording are few: a new array is cheaper than clearing a large one.
         self._dense = bytearray()
         self._others = set()

@@ -1,4 +1,4 @@
-"""`describe_trace`: what is in a trace, in figures, in one pass and bounded memory."""
+"""`describe_trace`: statistics of a trace, in one pass and bounded memory."""
 
 import math
 from collections import Counter
@@ -15,28 +15,28 @@ from harness.plan.traces.servegen import ServeGenTrace
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99)
 MAX_LABELS: Final = 64
-"""Distinct stop reasons and classes that are told apart; the rest are counted together."""
+"""Stop reasons and classes that are counted separately; the rest are counted together."""
 COMPACTION_SHARE: Final = 0.6
 COMPACTION_FROM_TOK: Final = 30_000
-"""A prompt below 0.6 of the one before it in its session, where that had more than 30,000 tokens,
-looks like a compaction.
+"""A prompt below 0.6 of the previous one in its session looks like a compaction, if that one had
+more than 30,000 tokens.
 """
 HIT_RULE: Final = (
-    "an infinite cache of whole blocks: for each request in the trace's order, the blocks from its"
-    " start that all occurred in earlier requests of the same scope; the last block counts up to"
-    " the prompt's end; sum over requests / sum of input tokens"
+    "an infinite cache of complete blocks: for each request in the trace's order, the blocks from"
+    " its start that all occurred in earlier requests of the same scope; the last block counts up"
+    " to the prompt's end; sum over requests / sum of input tokens"
 )
+_NO_BLOCK_IDS: Final = "ideal prefix hit is not available: the trace has no block ids"
 
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """A distribution in figures.
+    """Statistics of a distribution.
 
     Attributes:
         unit: tok, s, requests or empty.
-        n: values behind it.
+        n: number of values.
         values: at `QUANTILES`.
-        mean: arithmetic mean.
         ln_mu: mean of the natural logarithm of the values above 0.
         ln_sigma: its standard deviation.
     """
@@ -49,7 +49,7 @@ class Quantiles:
     ln_sigma: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: `p50` and so on, `mean`, `n`, `ln_mu`, `ln_sigma`, `unit`."""
+        """JSON object with `p50` and so on, `mean`, `n`, `ln_mu`, `ln_sigma`, `unit`."""
         named = {f"p{q * 100:g}": value for q, value in zip(QUANTILES, self.values, strict=True)}
         return {
             "unit": self.unit,
@@ -63,30 +63,22 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True)
 class TraceDescription:
-    """What is in a trace. None is absent, with the reason in `notes`.
+    """Statistics of a trace. None is not available, with the reason in `notes`.
 
     Attributes:
-        path: as given.
-        kind: format.
-        clock: what times count from.
-        requests: number; expected number for a trace that is drawn from.
-        sessions: conversations, subagents not counted; None: the trace knows none.
-        subagents: sessions started by others; None: as above.
+        clock: origin of times.
+        requests: number; expected number if requests are drawn.
+        sessions: without subagents; None if the trace has no sessions.
+        subagents: sessions started by others; None as above.
         span_s: first to last request on one clock.
-        distinct_times: different times of requests.
+        distinct_times: number of different request times.
         arrival_cv: standard deviation over mean of the times between requests.
-        input_tok_total: sum.
-        output_tok_total: sum.
-        ideal_hit: share of input tokens that an infinite prefix cache would know (`HIT_RULE`).
+        ideal_hit: share of input tokens in an infinite prefix cache (`HIT_RULE`).
         distinct_blocks: different block ids over all scopes.
         compactions: steps that look like a compaction, of `steps`.
         steps: requests that follow another in their session.
-        stops: number by stop reason.
-        classes: number by class.
-        distributions: by name.
         failed: rows left out as recorded failures.
-        reordered: rows put in their place in time.
-        notes: what the reader should know.
+        reordered: rows moved to their place in time.
     """
 
     path: str
@@ -129,41 +121,30 @@ class TraceDescription:
         }
 
     def facts(self) -> list[tuple[str, str]]:
-        """What is one figure each, for a table of two columns."""
+        """Single values, as rows of name and text."""
         rows = [("kind", self.kind), ("requests", f"{self.requests:,.0f}")]
         if self.sessions is not None:
-            rows.append(
-                (
-                    "sessions",
-                    f"{self.sessions:,}"
-                    + (f", and {self.subagents:,} subagents" if self.subagents else ""),
-                )
-            )
+            subagents = f", and {self.subagents:,} subagents" if self.subagents else ""
+            rows.append(("sessions", f"{self.sessions:,}{subagents}"))
         rows.append(("span", "—" if self.span_s is None else human_duration(self.span_s)))
         rows.append(("arrival CV", human_number(self.arrival_cv, 3)))
         if self.distinct_times is not None:
             rows.append(("distinct times", f"{self.distinct_times:,}"))
         rows.append(("input tokens", f"{self.input_tok_total:,.0f}"))
         rows.append(("output tokens", f"{self.output_tok_total:,.0f}"))
-        rows.append(
-            ("ideal prefix hit", "—" if self.ideal_hit is None else f"{self.ideal_hit:.2%}")
-        )
+        hit = "—" if self.ideal_hit is None else f"{self.ideal_hit:.2%}"
+        rows.append(("ideal prefix hit", hit))
         if self.distinct_blocks is not None:
             rows.append(("distinct blocks", f"{self.distinct_blocks:,}"))
         if self.steps:
             rows.append(("compactions", f"{self.compactions:,} of {self.steps:,} steps"))
         for label, counted in (("stops", self.stops), ("classes", self.classes)):
-            if counted:
-                shown = list(counted.items())[:6]
-                rows.append(
-                    (
-                        label,
-                        ", ".join(
-                            f"{name or '(blank)'} {number / self.requests:.1%}"
-                            for name, number in shown
-                        ),
-                    )
-                )
+            shown = [
+                f"{name or '(blank)'} {number / self.requests:.1%}"
+                for name, number in list(counted.items())[:6]
+            ]
+            if shown:
+                rows.append((label, ", ".join(shown)))
         for label, number in (("failed, left out", self.failed), ("put in order", self.reordered)):
             if number:
                 rows.append((label, f"{number:,}"))
@@ -171,16 +152,14 @@ class TraceDescription:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Heads of the table of distributions."""
+        """Headings of the table of distributions."""
         return ("", *(f"p{q * 100:g}" for q in QUANTILES), "mean", "ln mean/sd", "n")
 
     def rows(self) -> list[tuple[str, ...]]:
         """The table of distributions."""
         return [
             (
-                (
-                    f"{name.removesuffix(f'_{d.unit}').replace('_', ' ')}{f' ({d.unit})' if d.unit else ''}"  # noqa: E501
-                ),
+                name.removesuffix(f"_{d.unit}").replace("_", " ") + (d.unit and f" ({d.unit})"),
                 *(human_number(value) for value in d.values),
                 human_number(d.mean),
                 "—" if d.ln_mu is None or d.ln_sigma is None else f"{d.ln_mu:.3f}/{d.ln_sigma:.3f}",
@@ -191,20 +170,20 @@ class TraceDescription:
 
 
 def describe_trace(path: Path, kind: str = "auto") -> TraceDescription:
-    """Read a whole trace and say what is in it.
+    """Read a complete trace and describe it.
 
     Raises:
-        ProfileError: the file is not of its format; names file and line.
+        ProfileError: the file has another format; with file and line.
     """
     trace = open_trace(path, kind)
-    return (
-        _describe_servegen(trace) if isinstance(trace, ServeGenTrace) else _describe_recorded(trace)
-    )
+    if isinstance(trace, ServeGenTrace):
+        return _describe_servegen(trace)
+    return _describe_recorded(trace)
 
 
 @dataclass(slots=True)
 class _Live:
-    """What is remembered of a conversation."""
+    """State of a session."""
 
     requests: int
     input_tok: int
@@ -219,16 +198,8 @@ class _Live:
 def _describe_recorded(trace: Trace) -> TraceDescription:
     tally = ReadTally()
     tokens = {name: Counts() for name in ("input", "output", "new_input", "first_input")}
-    seconds = {
-        name: Counts(0.001)
-        for name in (
-            "gap_after_tool_use",
-            "gap_after_end_turn",
-            "gap_after_other",
-            "ttft",
-            "session_span",
-        )
-    }
+    gaps = ("gap_after_tool_use", "gap_after_end_turn", "gap_after_other")
+    seconds = {name: Counts(0.001) for name in (*gaps, "ttft", "session_span")}
     shares = {name: Counts(0.0001) for name in ("session_hit", "reasoning_share")}
     per_session = Counts()
     arrivals = Moments()
@@ -263,7 +234,7 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
             scope = request.hash_scope
             seen.forget()
         if not one_clock and request.turn == 0 and request.parent_id is None:
-            # Recordings come one after the other, so the conversations of those before are over.
+            # Recordings come one after the other, so the sessions of earlier ones have ended.
             close()
         tokens["input"].add(request.input_tok)
         tokens["output"].add(request.output_tok)
@@ -291,19 +262,10 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
             continue
         before = live.get(request.session_id)
         if before is None:
-            subagent = request.parent_id is not None
-            live[request.session_id] = _Live(
-                1,
-                request.input_tok,
-                request.input_tok,
-                hit,
-                request.stop,
-                request.t_s,
-                request.t_s,
-                subagent,
-            )
+            tok, t_s, subagent = request.input_tok, request.t_s, request.parent_id is not None
+            live[request.session_id] = _Live(1, tok, tok, hit, request.stop, t_s, t_s, subagent)
             if not subagent:
-                tokens["first_input"].add(request.input_tok)
+                tokens["first_input"].add(tok)
             continue
         if not before.subagent:
             compactions += (
@@ -325,23 +287,22 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
     cv = arrivals.cv()
     if not one_clock:
         notes.append(
-            "arrival CV and span are absent: each recording has a clock of its own, and when it"
-            " started is not known"
+            "arrival CV and span are not available: each recording has its own clock, and its start"
+            " is unknown"
         )
     elif distinct_times < requests / 2:
         notes.append(
-            f"only {distinct_times:,} distinct times for {requests:,} requests: the CV is that of"
-            " rounded times, do not fit it"
+            f"only {distinct_times:,} distinct times for {requests:,} requests: do not fit the CV,"
+            " it is that of rounded times"
         )
     ideal = None
     if not hashed:
-        notes.append("ideal prefix hit is absent: the trace has no block ids")
+        notes.append(_NO_BLOCK_IDS)
     elif hashed < requests:
-        notes.append(
-            f"ideal prefix hit is absent: {requests - hashed:,} requests have no block ids"
-        )
+        left = requests - hashed
+        notes.append(f"ideal prefix hit is not available: {left:,} requests have no block ids")
     elif seen.full:
-        notes.append("ideal prefix hit is absent: more distinct block ids than are remembered")
+        notes.append("ideal prefix hit is not available: too many distinct block ids")
     else:
         ideal = hit_tok / tokens["input"].total()
     known_sessions = sessions + subagents > 0
@@ -369,29 +330,26 @@ def _describe_recorded(trace: Trace) -> TraceDescription:
         steps=steps if known_sessions else None,
         stops=dict(stops.most_common()),
         classes=dict(classes.most_common()),
-        distributions={
-            name: _quantiles(*entry) for name, entry in distributions.items() if entry[0].n
-        },
+        distributions=_quantiles(distributions),
         failed=tally.failed,
         reordered=tally.reordered,
         notes=tuple(notes),
     )
 
 
-def _quantiles(counts: Counts, unit: str) -> Quantiles:
-    fit = counts.ln_fit()
-    mean = counts.mean()
-    values = counts.quantiles(QUANTILES)
-    assert mean is not None
-    return Quantiles(
-        unit, counts.n, tuple(v for v in values if v is not None), mean, *(fit or (None, None))
-    )
+def _quantiles(distributions: Mapping[str, tuple[Counts, str]]) -> dict[str, Quantiles]:
+    """Statistics of each distribution that has values, from its counts and unit."""
+    found: dict[str, Quantiles] = {}
+    for name, (counts, unit) in distributions.items():
+        if (mean := counts.mean()) is not None:
+            values = tuple(value for value in counts.quantiles(QUANTILES) if value is not None)
+            fit = counts.ln_fit() or (None, None)
+            found[name] = Quantiles(unit, counts.n, values, mean, *fit)
+    return found
 
 
 def _describe_servegen(trace: ServeGenTrace) -> TraceDescription:
-    """From the clients' rates and distributions themselves: nothing is drawn, so the figures hang
-    on no seed.
-    """
+    """From the clients' rates and distributions: nothing is drawn, so no seed is involved."""
     tokens = {"input_tok": Counts(), "output_tok": Counts()}
     share, cv = Counts(0.0001), Counts(0.001)
     laws: Counter[str] = Counter()
@@ -402,39 +360,36 @@ def _describe_servegen(trace: ServeGenTrace) -> TraceDescription:
         for window in client.windows:
             cv.add(window.cv, window.rate_per_s)
             laws[window.law] += 1
-            first_s, end_s = (
-                min(first_s, window.start_s),
-                max(end_s, window.start_s + window.length_s),
-            )
-            if window.lengths is None:
+            first_s = min(first_s, window.start_s)
+            end_s = max(end_s, window.start_s + window.length_s)
+            lengths = window.lengths
+            if lengths is None:
                 without += window.expected
                 continue
             requests += window.expected
-            label = (
-                client.name if client.name in classes or len(classes) < MAX_LABELS else "(others)"
-            )
+            label = client.name
+            if label not in classes and len(classes) >= MAX_LABELS:
+                label = "(others)"
             classes[label] = classes.get(label, 0.0) + window.expected
-            parts = [
-                (tokens["input_tok"], window.lengths.input_tok),
-                (tokens["output_tok"], window.lengths.output_tok),
-            ]
-            if window.lengths.reasoning_share:
-                parts.append((share, window.lengths.reasoning_share))
-            for counts, distribution in parts:
-                for value, weight in zip(distribution.values, distribution.weights, strict=True):
-                    counts.add(value, weight * window.expected)
+            for counts, distribution in (
+                (tokens["input_tok"], lengths.input_tok),
+                (tokens["output_tok"], lengths.output_tok),
+                (share, lengths.reasoning_share),
+            ):
+                if distribution is not None:
+                    pairs = zip(distribution.values, distribution.weights, strict=True)
+                    for value, weight in pairs:
+                        counts.add(value, weight * window.expected)
     notes = [
         *trace.notes,
         (
-            "figures are the clients' own distributions, weighted by expected requests; client_cv"
+            "values are from the clients' distributions, weighted by expected requests; client_cv"
             " is weighted by rate"
         ),
+        "arrival CV is not available: the clients' gaps are distributions, see client_cv",
+        _NO_BLOCK_IDS,
+        f"windows by law: {', '.join(f'{law} {count}' for law, count in laws.most_common())}",
     ]
-    notes.append("arrival CV is absent: the clients' gaps are laws, see client_cv")
-    notes.append("ideal prefix hit is absent: the trace has no block ids")
-    notes.append(
-        "windows by law: " + ", ".join(f"{law} {count}" for law, count in laws.most_common())
-    )
     if without:
         notes.append(
             f"{without:,.0f} expected requests are left out: their clients have no lengths for"
@@ -463,9 +418,7 @@ def _describe_servegen(trace: ServeGenTrace) -> TraceDescription:
         steps=None,
         stops={},
         classes=dict(sorted(classes.items(), key=lambda item: -item[1])),
-        distributions={
-            name: _quantiles(*entry) for name, entry in distributions.items() if entry[0].n
-        },
+        distributions=_quantiles(distributions),
         failed=0,
         reordered=0,
         notes=tuple(notes),

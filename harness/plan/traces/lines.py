@@ -1,6 +1,4 @@
-"""Formats with one request a line: Azure, BurstGPT, Mooncake, and the plain form as CSV and as JSON
-lines.
-"""
+"""Formats with one request per line: Azure, BurstGPT, Mooncake, and plain CSV and JSON lines."""
 
 import csv
 from abc import ABC, abstractmethod
@@ -33,7 +31,7 @@ from harness.plan.traces.text import (
 )
 
 MOONCAKE_BLOCK_TOK: Final = 512
-"""Length of a block of Mooncake's FAST'25 traces (their README); the files do not say it."""
+"""Block length of Mooncake's FAST'25 traces, from their README; it is not in the files."""
 MAX_ID_CHARS: Final = 512
 """Longest session or block id."""
 
@@ -54,13 +52,12 @@ PLAIN_COLUMNS: Final = (
     "parent_id",
     "hash_scope",
 )
-"""Columns of the plain form; others are refused, because a misspelt one would be lost in silence.
-"""
+"""Columns of the plain form. Others are errors, since a misspelled one would be lost silently."""
 
 
 @dataclass(slots=True)
 class Fields:
-    """What a line says, before it has a place in time."""
+    """Contents of a line, without its time."""
 
     input_tok: int
     output_tok: int
@@ -79,7 +76,7 @@ class Fields:
     def request(
         self, t_s: float, turn: int, line: int, where: str, *, hash_scope: str = ""
     ) -> TraceRequest:
-        """The request that a line stands for."""
+        """The request of a line."""
         return TraceRequest(
             t_s,
             self.input_tok,
@@ -101,7 +98,7 @@ class Fields:
 
 
 class LineFormat(ABC):
-    """How one line is read. `first` is the file's first line, which a CSV needs for its columns."""
+    """Parser of a format's lines."""
 
     kind: str
     knows_sessions = False
@@ -110,12 +107,12 @@ class LineFormat(ABC):
 
     @abstractmethod
     def parse(self, where: str, text: str) -> tuple[float, Fields] | None:
-        """Time in seconds and fields of a line; None: a recorded failure that is left out."""
+        """Time in seconds and fields of a line; None for a recorded failure, which is left out."""
 
 
 class LineTrace(Trace):
-    """A trace with one request a line, on one clock. Memory: a window of rows, and for
-    conversations an entry a conversation.
+    """A trace with one request per line and one clock. Memory: a window of rows, and an entry per
+    session.
     """
 
     def __init__(self, path: Path, line_format: LineFormat) -> None:
@@ -128,8 +125,7 @@ class LineTrace(Trace):
         started_s: float | None = None
         tally = tally or ReadTally()
         for t_s, number, _, fields in in_order(self.path, self._rows(tally), tally):
-            if started_s is None:
-                started_s = t_s
+            started_s = t_s if started_s is None else started_s
             turn = 0
             if fields.session_id is not None:
                 turn = turns.get(fields.session_id, 0)
@@ -139,8 +135,8 @@ class LineTrace(Trace):
             raise no_requests(self.path)
 
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:
-        """The conversations. Where the trace knows them, a first pass notes where their lines are
-        (24 bytes a request).
+        """The sessions. If the trace has them, a first pass records where their lines are (24 bytes
+        per request).
         """
         if self._format.knows_sessions:
             yield from self._indexed_sessions(tally or ReadTally())
@@ -160,11 +156,8 @@ class LineTrace(Trace):
             if parsed is None:
                 tally.failed += 1
             elif parsed[1].scope:
-                raise bad(
-                    f"{path}:{number}",
-                    "has a scope, the first line has none",
-                    next_step="give every line a scope, or none",
-                )
+                what = "has a scope, but the first line has none"
+                raise bad(f"{path}:{number}", what, next_step="give every line a scope, or none")
             else:
                 yield parsed[0], number, offset, parsed[1]
 
@@ -198,25 +191,22 @@ class LineTrace(Trace):
                 while index >= 0:
                     file.seek(offsets[index])
                     number = numbers[index]
-                    parsed = self._format.parse(
-                        f"{self.path}:{number}",
-                        decode(self.path, number, file.readline(MAX_LINE_BYTES + 1)),
-                    )
+                    where = f"{self.path}:{number}"
+                    line = file.readline(MAX_LINE_BYTES + 1)
+                    parsed = self._format.parse(where, decode(self.path, number, line))
                     if parsed is None:
-                        raise bad(f"{self.path}:{number}", "changed while it was read")
-                    requests.append(
-                        self._request(parsed[0] - started_s, number, len(requests), parsed[1])
-                    )
+                        raise bad(where, "changed while it was read")
+                    t_s, fields = parsed
+                    requests.append(self._request(t_s - started_s, number, len(requests), fields))
                     index = following[index]
-                yield TraceSession(
-                    requests[0].session_id or f"line-{requests[0].line}",
-                    requests[0].parent_id,
-                    tuple(requests),
-                )
+                name = requests[0].session_id or f"line-{requests[0].line}"
+                yield TraceSession(name, requests[0].parent_id, tuple(requests))
 
 
 class CsvFormat(LineFormat):
-    """Columns by a header. A row is one line: quoted fields may hold commas, not line breaks."""
+    """Columns by the header `first`. A row is one line: quoted fields may contain commas, not line
+    breaks.
+    """
 
     skips_first = True
 
@@ -225,25 +215,19 @@ class CsvFormat(LineFormat):
         self._columns = [name.strip() for name in split_csv(f"{path}:1", first)]
         repeated = {name for name in self._columns if self._columns.count(name) > 1}
         if repeated:
-            raise bad(f"{path}:1", f"column {min(repeated)!r} is there twice")
+            raise bad(f"{path}:1", f"has duplicate column {min(repeated)!r}")
 
     def _index(self, name: str) -> int:
         if name not in self._columns:
-            raise bad(
-                f"{self._path}:1",
-                f"has no column {name!r}",
-                cause=f"its columns are {', '.join(self._columns)}",
-            )
+            cause = f"its columns are {', '.join(self._columns)}"
+            raise bad(f"{self._path}:1", f"has no column {name!r}", cause=cause)
         return self._columns.index(name)
 
     def _split(self, where: str, text: str) -> list[str]:
         cells = split_csv(where, text)
         if len(cells) != len(self._columns):
-            raise bad(
-                where,
-                f"has {len(cells)} fields, not {len(self._columns)}",
-                cause="the line is broken or cut off",
-            )
+            what = f"has {len(cells)} fields, not {len(self._columns)}"
+            raise bad(where, what, cause="the line is broken or cut off")
         return cells
 
     def _ignoring(self, known: Sequence[str]) -> tuple[str, ...]:
@@ -258,14 +242,13 @@ def split_csv(where: str, text: str) -> list[str]:
     try:
         return next(csv.reader([text], strict=True))
     except csv.Error as error:
-        raise bad(
-            where, f"is not CSV: {error}", cause="a quoted field is broken, or holds a line break"
-        ) from None
+        cause = "a quoted field is broken, or contains a line break"
+        raise bad(where, f"is not CSV: {error}", cause=cause) from None
 
 
 class AzureFormat(CsvFormat):
-    """Azure's LLM inference traces of 2023 and 2024 (AzurePublicDataset): they differ in the
-    decimals and the zone of the time only.
+    """Azure's LLM inference traces of 2023 and 2024 (AzurePublicDataset), which differ only in the
+    decimals and the zone of the time.
     """
 
     kind = "azure"
@@ -288,8 +271,8 @@ class AzureFormat(CsvFormat):
 
 
 class BurstGptFormat(CsvFormat):
-    """BurstGPT, with or without its later columns. Rows without response tokens are failures (its
-    README) and are left out.
+    """BurstGPT, with or without its later columns. Rows without response tokens are failures
+    (according to its README) and are left out.
     """
 
     kind = "burstgpt"
@@ -299,9 +282,7 @@ class BurstGptFormat(CsvFormat):
     def __init__(self, path: Path, first: str) -> None:
         super().__init__(path, first)
         self._at = [self._index(name) for name in self.columns]
-        self._log_type = self._columns.index("Log Type") if "Log Type" in self._columns else None
-        self._session = self._columns.index("Session ID") if "Session ID" in self._columns else None
-        self.knows_sessions = self._session is not None
+        self.knows_sessions = "Session ID" in self._columns
         self.notes = self._ignoring((*self.columns, *self.others))
 
     def parse(self, where: str, text: str) -> tuple[float, Fields] | None:
@@ -312,17 +293,15 @@ class BurstGptFormat(CsvFormat):
         input_tok = text_tok(where, "Request tokens", cells[request], 1 if output_tok else 0)
         if not output_tok:
             return None
-        session = cells[self._session].strip() if self._session is not None else ""
-        label = cells[self._log_type].strip() if self._log_type is not None else ""
+        named = dict(zip(self._columns, cells, strict=True))
+        session, label = (named.get(name, "").strip() for name in ("Session ID", "Log Type"))
         return t_s, Fields(
             input_tok, output_tok, session_id=session or None, workload_class=label or None
         )
 
 
 class MooncakeFormat(LineFormat):
-    """Mooncake's traces: JSON lines with ids of 512-token blocks that mean the same in the whole
-    file.
-    """
+    """Mooncake's traces: JSON lines with ids of 512-token blocks, valid in the complete file."""
 
     kind = "mooncake"
     keys = ("timestamp", "input_length", "output_length", "hash_ids")
@@ -349,11 +328,8 @@ class PlainCsvFormat(CsvFormat):
         self.knows_sessions = "session_id" in self._columns
         self._at = {name: index for index, name in enumerate(self._columns)}
         self._has_blocks = "hash_ids" in self._at or "block_tok" in self._at
-        self._others = [
-            name
-            for name in self._columns
-            if name not in ("t_s", "timestamp", "input_tok", "output_tok", "hash_ids", "block_tok")
-        ]
+        first_read = {"t_s", "timestamp", "input_tok", "output_tok", "hash_ids", "block_tok"}
+        self._others = [name for name in self._columns if name not in first_read]
         self._stamps = Stamps()
 
     def parse(self, where: str, text: str) -> tuple[float, Fields]:
@@ -365,11 +341,8 @@ class PlainCsvFormat(CsvFormat):
         else:
             stamp = cells[at["timestamp"]].strip()
             numeric = stamp.replace(".", "", 1).isdigit()
-            t_s = (
-                text_seconds(where, "timestamp", stamp)
-                if numeric
-                else self._stamps.seconds(where, "timestamp", stamp)
-            )
+            read = text_seconds if numeric else self._stamps.seconds
+            t_s = read(where, "timestamp", stamp)
         input_tok = text_tok(where, "input_tok", cells[at["input_tok"]], 1)
         fields = Fields(input_tok, text_tok(where, "output_tok", cells[at["output_tok"]], 0))
         if self._has_blocks:
@@ -390,10 +363,8 @@ class PlainCsvFormat(CsvFormat):
 
     def _read_other(self, where: str, name: str, cell: str, fields: Fields) -> None:
         match name:
-            case "gap_s":
-                fields.gap_s = text_seconds(where, name, cell)
-            case "ttft_s":
-                fields.ttft_s = text_seconds(where, name, cell)
+            case "gap_s" | "ttft_s":
+                setattr(fields, name, text_seconds(where, name, cell))
             case "reasoning_share":
                 fields.reasoning_share = _share(where, text_seconds(where, name, cell))
             case "hash_scope":
@@ -416,62 +387,55 @@ class PlainJsonFormat(LineFormat):
         self._stamps = Stamps()
 
     def parse(self, where: str, text: str) -> tuple[float, Fields]:
-        value = {
-            key: item for key, item in json_object(where, text, ()).items() if item is not None
-        }
+        found = json_object(where, text, ()).items()
+        value = {key: item for key, item in found if item is not None}
         check_plain_columns(where, value)
+
+        def seconds(key: str) -> float | None:
+            return json_seconds(where, key, value[key]) if key in value else None
+
+        def short(key: str) -> str | None:
+            return _id(where, key, value.get(key))
+
         stamp = value.get("timestamp")
         if isinstance(stamp, str):
             t_s = self._stamps.seconds(where, "timestamp", stamp)
         else:
-            t_s = json_seconds(
-                where, "t_s" if "t_s" in value else "timestamp", value.get("t_s", stamp)
-            )
+            key = "t_s" if "t_s" in value else "timestamp"
+            t_s = json_seconds(where, key, value[key])
         input_tok = json_tok(where, "input_tok", value["input_tok"], 1)
-        block_tok = (
-            json_tok(where, "block_tok", value["block_tok"], 1) if "block_tok" in value else None
-        )
-        share = (
-            json_seconds(where, "reasoning_share", value["reasoning_share"])
-            if "reasoning_share" in value
-            else None
-        )
+        block_tok = hash_ids = None
+        if "block_tok" in value:
+            block_tok = json_tok(where, "block_tok", value["block_tok"], 1)
+        if "hash_ids" in value:
+            hash_ids = json_hashes(where, value["hash_ids"], input_tok, block_tok)
+        share = seconds("reasoning_share")
         return t_s, Fields(
             input_tok,
             json_tok(where, "output_tok", value["output_tok"], 0),
-            session_id=_id(where, "session_id", value.get("session_id")),
-            hash_ids=(
-                json_hashes(where, value["hash_ids"], input_tok, block_tok)
-                if "hash_ids" in value
-                else None
-            ),
+            session_id=short("session_id"),
+            hash_ids=hash_ids,
             block_tok=block_tok,
-            workload_class=_id(where, "class", value.get("class")),
-            stop=_id(where, "stop", value.get("stop")),
-            gap_s=json_seconds(where, "gap_s", value["gap_s"]) if "gap_s" in value else None,
-            ttft_s=json_seconds(where, "ttft_s", value["ttft_s"]) if "ttft_s" in value else None,
+            workload_class=short("class"),
+            stop=short("stop"),
+            gap_s=seconds("gap_s"),
+            ttft_s=seconds("ttft_s"),
             reasoning_share=None if share is None else _share(where, share),
-            scope=_id(where, "scope", value.get("scope")) or "",
-            parent_id=_id(where, "parent_id", value.get("parent_id")),
+            scope=short("scope") or "",
+            parent_id=short("parent_id"),
             hashes_everywhere=_hash_scope(where, value.get("hash_scope")),
         )
 
 
 def check_plain_columns(where: str, columns: Sequence[str] | Mapping[str, object]) -> None:
-    """The plain form's columns: known ones only, one of the two times, both lengths."""
+    """Check the plain form's columns: only known ones, one of the two times, both lengths."""
     for name in columns:
         if name not in PLAIN_COLUMNS:
-            raise bad(
-                where,
-                f"{name!r} is not a column of a plain trace",
-                next_step=f"use {', '.join(PLAIN_COLUMNS)}",
-            )
+            step = f"use {', '.join(PLAIN_COLUMNS)}"
+            raise bad(where, f"{name!r} is not a column of a plain trace", next_step=step)
     if ("t_s" in columns) == ("timestamp" in columns):
-        raise bad(
-            where,
-            "needs exactly one of t_s (seconds) and timestamp (date and time, or seconds since"
-            " 1970)",
-        )
+        times = "t_s (seconds) and timestamp (date and time, or seconds since 1970)"
+        raise bad(where, f"needs exactly one of {times}")
     for name in ("input_tok", "output_tok"):
         if name not in columns:
             raise bad(where, f"has no {name}")
@@ -481,29 +445,27 @@ def json_object(where: str, text: str, required: Sequence[str]) -> dict[str, Any
     """One JSON object with the required keys."""
     value = parse_json(where, text)
     if not isinstance(value, dict):
-        raise bad(
-            where, "is not a JSON object", cause="the file is not JSON lines with one request each"
-        )
+        cause = "the file is not JSON lines with one request each"
+        raise bad(where, "is not a JSON object", cause=cause)
     for key in required:
         if value.get(key) is None:
-            raise bad(
-                where, f"has no {key}", cause=f"a request of this format has {', '.join(required)}"
-            )
+            cause = f"a request of this format has {', '.join(required)}"
+            raise bad(where, f"has no {key}", cause=cause)
     return value
 
 
 def json_hashes(
     where: str, value: object, input_tok: int, block_tok: int | None
 ) -> tuple[int | str, ...]:
-    """Block ids: integers of at least 0, or texts."""
+    """Block ids: integers of at least 0, or text."""
     if not isinstance(value, list):
         raise bad(where, "hash_ids must be a list")
     for item in value:
         if type(item) is int:
             if item < 0:
-                raise bad(where, f"hash_ids holds {item}, a negative id")
+                raise bad(where, f"hash_ids has {item}, a negative id")
         elif not isinstance(item, str) or not 0 < len(item) <= MAX_ID_CHARS:
-            raise bad(where, "hash_ids must hold whole numbers or short texts")
+            raise bad(where, "hash_ids must be whole numbers or short texts")
     hashes = tuple(value)
     check_hashes(where, hashes, input_tok, block_tok)
     return hashes
@@ -512,17 +474,15 @@ def json_hashes(
 def check_hashes(
     where: str, hashes: Sequence[int | str], input_tok: int, block_tok: int | None
 ) -> None:
-    """No more blocks than the prompt has, counting a last one that is not full."""
+    """Check that there are no more ids than blocks of the prompt, including a last partial one."""
     if not hashes:
         return
     if block_tok is None:
-        raise bad(
-            where, "has hash_ids but no block_tok", next_step="say how many tokens a block has"
-        )
+        step = "add the number of tokens in a block"
+        raise bad(where, "has hash_ids but no block_tok", next_step=step)
     if len(hashes) > -(-input_tok // block_tok):
-        raise bad(
-            where, f"has {len(hashes)} block ids of {block_tok} tokens for {input_tok} input tokens"
-        )
+        ids = f"{len(hashes)} block ids of {block_tok} tokens"
+        raise bad(where, f"has {ids} for {input_tok} input tokens")
 
 
 def _id(where: str, key: str, value: object) -> str | None:
@@ -537,7 +497,7 @@ def _id(where: str, key: str, value: object) -> str | None:
 
 def _hash_scope(where: str, value: object) -> bool:
     if value not in (None, "scope", "trace"):
-        raise bad(where, "hash_scope must be scope (the default) or trace")
+        raise bad(where, "hash_scope must be scope (default) or trace")
     return value == "trace"
 
 

@@ -1,6 +1,5 @@
-"""Which format a trace has, told from its content."""
+"""Open a trace and detect its format from its content."""
 
-import itertools
 from pathlib import Path
 from typing import Final
 
@@ -18,13 +17,13 @@ from harness.plan.traces.lines import (
 from harness.plan.traces.recordings import ClaudeCodeTrace, PlainRecordings
 from harness.plan.traces.records import Trace, bad
 from harness.plan.traces.servegen import TRACE_NAME, ServeGenTrace
-from harness.plan.traces.text import decode, parse_json, raw_lines
+from harness.plan.traces.text import decode, parse_json, raw_lines, unreadable
 
 KINDS: Final = ("auto", "claude-code", "mooncake", "azure", "burstgpt", "servegen", "csv", "jsonl")
 """Formats; `csv` and `jsonl` are the plain form."""
 
 START_BYTES: Final = 1024**2
-"""How much of a file's first line is looked at; a whole session may stand on it."""
+"""Bytes of a file's first line that are examined: it may be a complete session."""
 
 _CSV: Final[dict[str, type[CsvFormat]]] = {
     "azure": AzureFormat,
@@ -34,50 +33,41 @@ _CSV: Final[dict[str, type[CsvFormat]]] = {
 
 
 def open_trace(path: Path, kind: str = "auto") -> Trace:
-    """A trace, ready to be read. Only its first line is looked at here.
+    """A trace for reading. This examines only its first line.
 
     Args:
-        path: file, or the folder of a format that has one (claude-code, servegen).
+        path: file, or folder for some formats (claude-code, servegen).
         kind: one of `KINDS`.
 
     Raises:
-        ProfileError: no such file, a kind that does not exist, or content of no known format.
+        ProfileError: file not found, unknown kind, or unknown format.
     """
     if kind not in KINDS:
-        raise ProfileError(
-            f"{kind!r} is no kind of trace", next_step=f"use one of {', '.join(KINDS)}"
-        )
+        step = f"use one of {', '.join(KINDS)}"
+        raise ProfileError(f"unknown trace kind {kind!r}", next_step=step)
     try:
         if path.is_dir():
             return _open_folder(path, kind)
         first = _first_line(path)
     except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be read: {error.strerror or error}",
-            next_step="name a trace file or folder",
-        ) from error
+        raise unreadable(path, error) from error
     chosen = _detect(path, first) if kind == "auto" else kind
     match chosen:
         case "claude-code":
             return ClaudeCodeTrace(path)
         case "servegen":
             if not TRACE_NAME.fullmatch(path.name):
-                raise bad(
-                    path,
-                    "is not called chunk-<n>-trace.csv, so its dataset cannot be found",
-                    next_step="name the client's folder",
-                )
+                what = "is not named chunk-<n>-trace.csv, so its dataset cannot be found"
+                raise bad(path, what, next_step="name the client's folder")
             return ServeGenTrace(path)
         case "mooncake":
             return LineTrace(path, MooncakeFormat())
         case "jsonl":
-            value = parse_json(f"{path}:1", _whole_first_line(path))
+            value = parse_json(f"{path}:1", next(raw_lines(path), (0, 0, ""))[2])
             plain = PlainJsonFormat()
-            return (
-                PlainRecordings(path, plain)
-                if isinstance(value, dict) and value.get("scope") is not None
-                else LineTrace(path, plain)
-            )
+            if isinstance(value, dict) and value.get("scope") is not None:
+                return PlainRecordings(path, plain)
+            return LineTrace(path, plain)
         case _:
             table = _CSV[chosen](path, first)
             if chosen == "csv" and "scope" in split_csv(f"{path}:1", first):
@@ -95,7 +85,7 @@ def _open_folder(path: Path, kind: str) -> Trace:
         return ClaudeCodeTrace(path)
     raise bad(
         path,
-        "is a folder without files of " + ("a known format" if kind == "auto" else f"kind {kind}"),
+        f"is a folder without files of {'a known format' if kind == 'auto' else f'kind {kind}'}",
         next_step=(
             "name a folder with Claude Code sessions (*.json) or ServeGen clients"
             " (chunk-<n>-trace.csv) directly in it, or a file"
@@ -110,15 +100,11 @@ def _first_line(path: Path) -> str:
         while raw := file.readline(START_BYTES):
             number += 1
             cut = len(raw) == START_BYTES and not raw.endswith(b"\n")
-            # The cut may go through a character.
+            # The cut may split a character.
             text = decode(path, number, raw) if not cut else raw.decode("utf-8", errors="ignore")
             if text and not text.isspace():
                 return text
     raise bad(path, "is empty", next_step="name a trace with at least one request")
-
-
-def _whole_first_line(path: Path) -> str:
-    return next((text for _, _, text in itertools.islice(raw_lines(path), 1)), "")
 
 
 def _detect(path: Path, first: str) -> str:
@@ -126,9 +112,8 @@ def _detect(path: Path, first: str) -> str:
         return _detect_json(path, first)
     if TRACE_NAME.fullmatch(path.name):
         return "servegen"
-    columns = (
-        {cell.strip() for cell in split_csv(f"{path}:1", first)} if len(first) < 10_000 else set()
-    )
+    cells = split_csv(f"{path}:1", first) if len(first) < 10_000 else ()
+    columns = {cell.strip() for cell in cells}
     if set(AzureFormat.columns) <= columns:
         return "azure"
     if set(BurstGptFormat.columns) <= columns:
@@ -137,7 +122,7 @@ def _detect(path: Path, first: str) -> str:
         return "csv"
     raise bad(
         path,
-        f"is of no known format; its first line is {first[:80]!r}",
+        f"has an unknown format; its first line is {first[:80]!r}",
         cause=(
             "it has neither the columns of a known trace nor JSON objects; known kinds are"
             f" {', '.join(KINDS[1:])}"
@@ -147,22 +132,17 @@ def _detect(path: Path, first: str) -> str:
 
 
 def _detect_json(path: Path, first: str) -> str:
-    # The keys are looked for in the text: the first line may be cut, or only the first of many of
-    # one value.
+    # Keys are searched for in the text, since a JSON value may be longer than this line or its cut.
     if '"input_length"' in first:
         return "mooncake"
     if '"input_tok"' in first and '"requests"' not in first:
         return "jsonl"
-    if (
-        path.suffix == ".json"
-        or '"hash_id_scope"' in first
-        or '"requests"' in first
-        or '"block_size"' in first
-    ):
+    keys = ('"hash_id_scope"', '"requests"', '"block_size"')
+    if path.suffix == ".json" or any(key in first for key in keys):
         return "claude-code"
     raise bad(
         path,
-        f"is of no known format; its first line is {first[:80]!r}",
+        f"has an unknown format; its first line is {first[:80]!r}",
         cause="its JSON is neither a Claude Code session, a Mooncake request nor a plain request",
         next_step="write it as a plain trace: JSON lines with t_s, input_tok and output_tok",
     )

@@ -1,4 +1,4 @@
-"""Traces made of recordings with a clock each: Claude Code sessions, and the plain form of them."""
+"""Traces of recordings with one clock each: Claude Code sessions, and their plain form."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -18,18 +18,18 @@ from harness.plan.traces.records import (
 from harness.plan.traces.text import json_seconds, json_tok, parse_json, raw_lines, read_text
 
 MAX_SUBAGENT_DEPTH: Final = 8
-"""Subagents within subagents."""
+"""Nesting of subagents."""
 
 
 class RecordingTrace(Trace):
-    """A trace that is read a recording at a time; memory: the largest recording."""
+    """A trace that is read one recording at a time; memory: the largest recording."""
 
     def __init__(self, path: Path, kind: str, notes: tuple[str, ...] = ()) -> None:
         super().__init__(path, kind, Clock.SESSION, notes=notes)
 
     @abstractmethod
     def recordings(self) -> Iterator[list[TraceRequest]]:
-        """The requests of each recording, in the order in which they were written down."""
+        """The requests of each recording, in file order."""
 
     def requests(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceRequest]:  # noqa: ARG002 - nothing is drawn
         """The requests, recording by recording."""
@@ -37,29 +37,28 @@ class RecordingTrace(Trace):
             yield from recording
 
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:  # noqa: ARG002 - nothing is drawn
-        """The sessions, each followed by its subagents and what these started."""
+        """The sessions, each followed by its subagents and their subagents."""
         for recording in self._recordings():
             by_id: dict[str, list[TraceRequest]] = {}
             for request in recording:
                 by_id.setdefault(request.session_id or "", []).append(request)
             yield from _parents_first(
-                [TraceSession(name, said[0].parent_id, tuple(said)) for name, said in by_id.items()]
+                [TraceSession(name, of[0].parent_id, tuple(of)) for name, of in by_id.items()]
             )
 
     def _recordings(self) -> Iterator[list[TraceRequest]]:
-        """Those that hold requests: at least one."""
+        """The recordings with requests: at least one."""
         empty = True
-        for recording in self.recordings():
-            if recording:
-                empty = False
-                yield recording
+        for recording in filter(None, self.recordings()):
+            empty = False
+            yield recording
         if empty:
             raise no_requests(self.path)
 
 
 def _parents_first(sessions: list[TraceSession]) -> Iterator[TraceSession]:
-    """Sessions of a recording as trees: each before its subagents. One whose parent is not there,
-    or is its own descendant, is a root.
+    """Sessions of a recording as trees, each before its subagents. A session is a root if its
+    parent is missing or its own descendant.
     """
     known = {session.session_id for session in sessions}
     of: dict[str | None, list[TraceSession]] = {}
@@ -75,20 +74,20 @@ def _parents_first(sessions: list[TraceSession]) -> Iterator[TraceSession]:
         for child in of.get(session.session_id, ()):
             yield from below(child)
 
-    for root in (*of.get(None, ()), *sessions):  # what a circle of parents holds comes last
+    for root in (*of.get(None, ()), *sessions):  # sessions in a circle of parents come last
         yield from below(root)
 
 
 class ClaudeCodeTrace(RecordingTrace):
-    """Claude Code sessions as kv-cache-tester writes them: a folder of JSON files, one of them, or
-    JSON lines with a session each.
+    """Claude Code sessions as written by kv-cache-tester: a folder of JSON files, one such file, or
+    JSON lines with one session each.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "claude-code")
 
     def recordings(self) -> Iterator[list[TraceRequest]]:
-        """One a session; subagents' requests stand where the subagent was started."""
+        """One per session; subagents' requests are where the subagent was started."""
         for where, line, name, value in self._values():
             yield _Recording(where, line, name, value).requests
 
@@ -97,19 +96,13 @@ class ClaudeCodeTrace(RecordingTrace):
         for file in files:
             if file.suffix == ".jsonl":
                 for number, _, text in raw_lines(file):
-                    yield (
-                        f"{file}:{number}",
-                        number,
-                        f"{file.stem}-{number}",
-                        parse_json(f"{file}:{number}", text),
-                    )
+                    where = f"{file}:{number}"
+                    yield where, number, f"{file.stem}-{number}", parse_json(where, text)
                 continue
             yield str(file), 1, file.stem, parse_json(str(file), read_text(file), file)
 
 
 class _Recording:
-    """One session file, taken apart."""
-
     def __init__(self, where: str, line: int, name: str, value: object) -> None:
         if not isinstance(value, dict) or not isinstance(value.get("requests"), list):
             raise bad(where, "is not a Claude Code session: it has no list of requests")
@@ -153,11 +146,8 @@ class _Recording:
             if kind not in ("n", "s"):
                 raise bad(here, f"type is {str(kind)[:40]!r}; it must be n, s or subagent")
             if t_s < last_s:
-                raise bad(
-                    here,
-                    f"the time goes back by {last_s - t_s:g} s",
-                    cause="the requests of a session are not in order",
-                )
+                what = f"the time goes back by {last_s - t_s:g} s"
+                raise bad(here, what, cause="the requests of a session are not in order")
             input_tok = json_tok(here, "in", entry.get("in"), 1)
             if entry.get("hash_ids") is None:
                 raise bad(here, "has no hash_ids")
@@ -176,8 +166,7 @@ class _Recording:
                     hash_scope=self._scope,
                     workload_class=None if parent is None else "subagent",
                     stop=stop,
-                    # The next request may be noted before the end of the one before: that is no gap
-                    # at all.
+                    # A request may start before the previous one ends: no gap.
                     gap_s=None if ended_s is None or not turn else max(0.0, t_s - ended_s),
                     ttft_s=_optional_s(here, "ttft", entry),
                     parent_id=parent,
@@ -196,8 +185,8 @@ def _optional_s(where: str, key: str, entry: Mapping[str, object]) -> float | No
 
 
 class PlainRecordings(RecordingTrace):
-    """The plain form with a `scope` column: lines of one scope stand together, and `t_s` counts
-    from the scope's own start.
+    """The plain form with a `scope` column: lines of a scope are consecutive, and `t_s` counts from
+    the scope's start.
     """
 
     def __init__(self, path: Path, line_format: LineFormat) -> None:
@@ -205,7 +194,7 @@ class PlainRecordings(RecordingTrace):
         self._format = line_format
 
     def recordings(self) -> Iterator[list[TraceRequest]]:
-        """One a scope."""
+        """One per scope."""
         scope: str | None = None
         seen: set[str] = set()
         requests: list[TraceRequest] = []
@@ -222,18 +211,12 @@ class PlainRecordings(RecordingTrace):
                 continue
             t_s, fields = parsed
             if not fields.scope or fields.session_id is None:
-                raise bad(
-                    where,
-                    "has no scope or no session_id",
-                    cause="the first line has a scope, so each line needs both",
-                )
+                cause = "the first line has a scope, so each line needs both"
+                raise bad(where, "has no scope or no session_id", cause=cause)
             if fields.scope != scope:
                 if fields.scope in seen:
-                    raise bad(
-                        where,
-                        f"scope {fields.scope!r} comes back",
-                        cause="the lines of a scope must stand together",
-                    )
+                    cause = "the lines of a scope must be consecutive"
+                    raise bad(where, f"scope {fields.scope!r} comes back", cause=cause)
                 if requests:
                     yield requests
                 scope = fields.scope
@@ -241,20 +224,12 @@ class PlainRecordings(RecordingTrace):
                 requests, turns, last_s = [], {}, {}
             session = fields.session_id
             if t_s < last_s.get(session, 0.0):
-                raise bad(
-                    where, f"the time goes back by {last_s[session] - t_s:g} s within its session"
-                )
+                back_s = last_s[session] - t_s
+                raise bad(where, f"the time goes back by {back_s:g} s within its session")
             last_s[session] = t_s
             turn = turns.get(session, 0)
             turns[session] = turn + 1
-            requests.append(
-                fields.request(
-                    t_s,
-                    turn,
-                    number,
-                    where,
-                    hash_scope="" if fields.hashes_everywhere else fields.scope,
-                )
-            )
+            ids = "" if fields.hashes_everywhere else fields.scope
+            requests.append(fields.request(t_s, turn, number, where, hash_scope=ids))
         if requests:
             yield requests

@@ -1,4 +1,4 @@
-"""What every trace format becomes: requests and sessions, read as a stream."""
+"""Requests and sessions of every trace format, read as a stream."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -10,40 +10,37 @@ from harness.core.errors import ProfileError
 
 
 class Clock(StrEnum):
-    """What the times of a trace count from."""
+    """Origin of a trace's times."""
 
     TRACE = "trace"
-    """One clock: `t_s` counts from the trace's first request, and requests come in order of time.
-    """
+    """One clock: `t_s` counts from the first request, and requests are in order of time."""
     SESSION = "session"
-    """A clock a recording: `t_s` counts from the start of the recording that the session is in;
-    when that was is not known.
+    """A clock per recording: `t_s` counts from the start of the session's recording, whose time is
+    unknown.
     """
 
 
 @dataclass(frozen=True, slots=True)
 class TraceRequest:
-    """One request as it was recorded. None is unknown, never 0.
+    """One recorded request. None is unknown, never 0.
 
     Attributes:
         t_s: start, in seconds on the trace's clock.
-        input_tok: whole prompt, at least 1.
-        output_tok: answer; 0 where nothing was generated.
-        session_id: conversation that it belongs to; None: the trace knows no conversations.
-        turn: position in its conversation, from 0.
-        block_hashes: one id for each block of the prompt, from its start; equal ids within
-            `hash_scope` are equal text. There may be fewer than blocks: what is behind the last id
-            is shared with nobody.
+        input_tok: complete prompt, at least 1.
+        output_tok: response; 0 if nothing was generated.
+        session_id: None: the trace has no sessions.
+        turn: position in its session, from 0.
+        block_hashes: an id per block of the prompt, from its start; equal ids within `hash_scope`
+            are equal text. There may be fewer ids than blocks: the rest is unique text.
         block_tok: length of a block.
-        hash_scope: within which ids mean the same: the empty text is the whole trace, otherwise the
-            name of a recording.
+        hash_scope: scope of ids: empty for the complete trace, else the name of a recording.
         workload_class: the trace's own label.
-        stop: why the answer ended; empty text: recorded as blank.
-        gap_s: end of the turn before to the start of this one, at least 0.
-        ttft_s: time to the first token as recorded.
+        stop: stop reason; empty: recorded as blank.
+        gap_s: end of the previous turn to the start of this one, at least 0.
+        ttft_s: recorded TTFT.
         reasoning_share: share of the output that is reasoning.
         parent_id: session that started this one as a subagent.
-        line: line of the file, from 1; 0 where the trace is drawn, not recorded.
+        line: line of the file, from 1; 0 for a drawn request.
         where: file and place, for messages.
     """
 
@@ -67,13 +64,11 @@ class TraceRequest:
 
 @dataclass(frozen=True, slots=True)
 class TraceSession:
-    """One conversation: at least one request.
+    """A session of at least one request.
 
     Attributes:
-        session_id: as in its requests; made from the line's number where the trace knows no
-            conversations.
+        session_id: as in its requests; made from the line number if the trace has no sessions.
         parent_id: session that started it as a subagent.
-        requests: in order.
     """
 
     session_id: str
@@ -83,13 +78,11 @@ class TraceSession:
 
 @dataclass(slots=True)
 class ReadTally:
-    """What a pass over a trace met beside the requests that it gave.
+    """Counts of irregular rows in one pass over a trace.
 
     Attributes:
-        failed: rows left out because the recorded request had failed (BurstGPT: no response
-            tokens).
-        reordered: rows that were moved to their place in time, within the window of
-            `order.REORDER_ROWS`.
+        failed: rows left out because the recorded request failed (BurstGPT: no response tokens).
+        reordered: rows moved to their place in time, within `order.REORDER_ROWS`.
         without_lengths: expected requests of ServeGen windows for which the client has no lengths.
     """
 
@@ -99,17 +92,12 @@ class ReadTally:
 
 
 class Trace(ABC):
-    """A trace that is open for reading. Every pass reads the file anew; nothing is kept between
-    passes.
+    """A trace for reading. Every pass reads the file again; nothing is kept between passes.
 
     Attributes:
-        path: file or folder.
         kind: format, one of `open.KINDS` without `auto`.
         name: the file's or folder's name, part of the keys of its blocks.
-        clock: what times count from.
-        drawn: requests are drawn from distributions that the trace holds (ServeGen), so they depend
-            on a seed.
-        notes: what a reader of the trace should know.
+        drawn: requests are drawn from the trace's distributions (ServeGen), by a seed.
     """
 
     def __init__(
@@ -130,28 +118,28 @@ class Trace(ABC):
 
     @abstractmethod
     def requests(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceRequest]:
-        """The requests: in order of time on a trace's clock, recording by recording otherwise.
+        """The requests, in order of time on a trace's clock, else recording by recording.
 
         Raises:
-            ProfileError: the file is not of its format; names file and line.
+            ProfileError: the file has another format; with file and line.
         """
 
     @abstractmethod
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:
-        """The conversations, in order of their first requests.
+        """The sessions, in order of their first requests.
 
         Raises:
-            ProfileError: the file is not of its format; names file and line.
+            ProfileError: the file has another format; with file and line.
         """
 
 
 def no_requests(path: Path) -> ProfileError:
-    """An error about a trace that is well-formed and empty."""
-    return bad(path, "holds no requests", next_step="name a trace with at least one request")
+    """The error for a trace that is well-formed but empty."""
+    return bad(path, "has no requests", next_step="name a trace with at least one request")
 
 
 def bad(
     where: object, what: str, *, cause: str | None = None, next_step: str | None = None
 ) -> ProfileError:
-    """An error about a place in a trace: `where` is a path or `path:line`."""
+    """An error at a place in a trace: `where` is a path or `path:line`."""
     return ProfileError(f"{where}: {what}", cause=cause, next_step=next_step)

@@ -1,8 +1,8 @@
 """ServeGen clients: rates and distributions, from which requests are drawn.
 
-A client is two files: `chunk-i-trace.csv`, without a header, has a row a window (start, rate per
-second, CV of the gaps, law, shape, scale), and `chunk-i-dataset.json` has the lengths of every six
-hours. Lengths are dictionaries written as Python text; they are read as literals, never evaluated.
+A client is two files. `chunk-i-trace.csv`, without a header, has a row per window (start, rate per
+second, CV of the gaps, law, shape, scale). `chunk-i-dataset.json` has the lengths of each six
+hours, as dictionaries in Python text; they are read as literals, never evaluated.
 """
 
 import ast
@@ -22,11 +22,11 @@ from harness.plan.traces.records import Clock, ReadTally, Trace, TraceRequest, T
 from harness.plan.traces.text import MAX_TOK, parse_json, raw_lines, read_text, text_seconds
 
 DEFAULT_WINDOW_S: Final = 600.0
-"""Length of a client's last window; the others end where the next begins."""
+"""Length of a client's only window."""
 MAX_REQUESTS: Final = 1e9
-"""Most requests that a client's rates may expect."""
+"""Most expected requests of one window."""
 SUM_TOLERANCE: Final = 1e-3
-"""How far the probabilities of a distribution may be from 1."""
+"""Largest difference of a sum of probabilities from 1."""
 LAWS: Final = ("Gamma", "Weibull")
 
 TRACE_NAME = re.compile(r"chunk-(\d+)-trace\.csv")
@@ -41,14 +41,13 @@ class Distribution:
     summed: tuple[float, ...]
 
     def draw(self, rng: Random) -> float:
-        return self.values[
-            min(bisect_right(self.summed, rng.random() * self.summed[-1]), len(self.values) - 1)
-        ]
+        index = bisect_right(self.summed, rng.random() * self.summed[-1])
+        return self.values[min(index, len(self.values) - 1)]
 
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """What the requests of a few hours look like; reasoning share may be unknown."""
+    """Lengths of the requests of a few hours."""
 
     input_tok: Distribution
     output_tok: Distribution
@@ -57,16 +56,13 @@ class Lengths:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of one client's time with a rate above 0.
+    """A time window of one client with a rate above 0.
 
     Attributes:
         start_s: from the trace's start.
-        length_s: its length.
-        rate_per_s: requests per second.
         cv: of the gaps, as recorded.
         law: Gamma or Weibull.
-        shape: of the law.
-        lengths: None: the client has none for this time.
+        lengths: None if the client has none for this time.
     """
 
     start_s: float
@@ -92,34 +88,26 @@ class Client:
 
 class ServeGenTrace(Trace):
     """A folder of ServeGen clients, or the trace file of one. Requests are drawn: gaps by each
-    window's law and shape with the mean that its rate asks for, input and output length
-    independently of each other. Memory: the clients' files.
+    window's law and shape with the mean of its rate, input and output length independently. Memory:
+    the clients' files.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(
-            path,
-            "servegen",
-            Clock.TRACE,
-            drawn=True,
-            notes=("requests are drawn from rates and distributions, by a seed",),
-        )
+        notes = ("requests are drawn from rates and distributions, by a seed",)
+        super().__init__(path, "servegen", Clock.TRACE, drawn=True, notes=notes)
 
     def clients(self) -> Iterator[Client]:
-        if self.path.is_file():
-            files = [self.path]
-        else:
-            files = sorted(
-                (f for f in self.path.iterdir() if TRACE_NAME.fullmatch(f.name)),
-                key=lambda f: int(f.name.split("-")[1]),
-            )
+        files = [self.path]
+        if not self.path.is_file():
+            files = [file for file in self.path.iterdir() if TRACE_NAME.fullmatch(file.name)]
+            files.sort(key=lambda file: int(file.name.split("-")[1]))
         if not files:
-            raise bad(self.path, "holds no chunk-<n>-trace.csv")
+            raise bad(self.path, "has no chunk-<n>-trace.csv")
         for file in files:
             yield _client(file)
 
     def requests(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceRequest]:
-        """Requests of all clients, drawn and merged in order of time; 0 s is the first of them."""
+        """Requests of all clients, drawn and merged in order of time; the first is at 0 s."""
         tally = tally or ReadTally()
         drawn = [_draw(client, seed, tally) for client in self.clients()]
         first: float | None = None
@@ -135,12 +123,11 @@ class ServeGenTrace(Trace):
                 where=where,
             )
         if first is None:
-            raise bad(
-                self.path, "no request was drawn", cause="the clients' rates are 0, or very small"
-            )
+            cause = "the clients' rates are 0, or very small"
+            raise bad(self.path, "no request was drawn", cause=cause)
 
     def sessions(self, *, seed: int = 0, tally: ReadTally | None = None) -> Iterator[TraceSession]:
-        """A session a request: ServeGen's clients know no conversations."""
+        """A session per request: ServeGen has no sessions."""
         for number, request in enumerate(self.requests(seed=seed, tally=tally)):
             yield TraceSession(f"drawn-{number}", None, (request,))
 
@@ -154,22 +141,14 @@ def _draw(
         if window.lengths is None:
             tally.without_lengths += window.expected
             continue
-        # Only the law's form is taken: with the file's own scale the number of requests would not
-        # be that of the rate.
-        scale = 1 / (
-            window.rate_per_s
-            * (window.shape if window.law == "Gamma" else math.gamma(1 + 1 / window.shape))
-        )
+        # The file's own scale is not used: the number of requests would not match the rate.
+        lengths, shape, gamma = window.lengths, window.shape, window.law == "Gamma"
+        scale = 1 / (window.rate_per_s * (shape if gamma else math.gamma(1 + 1 / shape)))
         at_s = 0.0
         while True:
-            at_s += (
-                rng.gammavariate(window.shape, scale)
-                if window.law == "Gamma"
-                else rng.weibullvariate(scale, window.shape)
-            )
+            at_s += rng.gammavariate(shape, scale) if gamma else rng.weibullvariate(scale, shape)
             if not at_s < window.length_s:
                 break
-            lengths = window.lengths
             share = lengths.reasoning_share.draw(rng) if lengths.reasoning_share else None
             input_tok = max(1, int(lengths.input_tok.draw(rng)))
             output_tok = int(lengths.output_tok.draw(rng))
@@ -186,28 +165,17 @@ def _client(file: Path) -> Client:
     for index, (number, start_s, rate, cv, law, shape) in enumerate(rows):
         if not rate:
             continue
-        length_s = (
-            rows[index + 1][1] - start_s
-            if index + 1 < len(rows)
-            else rows[index][1] - rows[index - 1][1]
-            if index
-            else 0.0
-        )
-        length_s = length_s or DEFAULT_WINDOW_S
+        # A window ends where the next begins; the last one is as long as the one before it.
+        length_s = DEFAULT_WINDOW_S
+        if index + 1 < len(rows):
+            length_s = rows[index + 1][1] - start_s
+        elif index:
+            length_s = start_s - rows[index - 1][1]
         if rate * length_s > MAX_REQUESTS:
             raise bad(f"{file}:{number}", f"expects {rate * length_s:.3g} requests in one window")
         position = bisect_right(starts, start_s) - 1
-        windows.append(
-            Window(
-                start_s,
-                length_s,
-                rate,
-                cv,
-                law,
-                shape,
-                lengths[starts[position]] if position >= 0 else None,
-            )
-        )
+        found = lengths[starts[position]] if position >= 0 else None
+        windows.append(Window(start_s, length_s, rate, cv, law, shape, found))
     if not rows:
         raise bad(file, "is empty")
     return Client(file.name.removesuffix("-trace.csv"), tuple(windows))
@@ -219,28 +187,20 @@ def _rows(file: Path) -> Iterator[tuple[int, float, float, float, str, float]]:
         where = f"{file}:{number}"
         cells = [cell.strip() for cell in text.split(",")]
         if len(cells) != 6:
-            raise bad(
-                where,
-                f"has {len(cells)} fields, not 6",
-                cause="a row is start, rate, cv, law, shape, scale",
-            )
-        start_s = text_seconds(where, "start", cells[0])
-        if start_s <= before:
-            raise bad(where, "the time does not go on", cause="the windows are not in order")
-        before = start_s
-        rate = text_seconds(where, "rate", cells[1])
-        cv = text_seconds(where, "cv", cells[2])
-        shape, scale = (
-            text_seconds(where, "shape", cells[4]),
-            text_seconds(where, "scale", cells[5]),
+            cause = "a row is start, rate, cv, law, shape, scale"
+            raise bad(where, f"has {len(cells)} fields, not 6", cause=cause)
+        law = cells.pop(3)
+        names = ("start", "rate", "cv", "shape", "scale")
+        start_s, rate, cv, shape, scale = (
+            text_seconds(where, name, cell) for name, cell in zip(names, cells, strict=True)
         )
-        if rate and (cells[3] not in LAWS or not 0.01 <= shape <= 1e6 or not scale > 0):
-            raise bad(
-                where,
-                f"needs a law of {' or '.join(LAWS)} with a shape from 0.01 to 1e6 and a scale"
-                " above 0",
-            )
-        yield number, start_s, rate, cv, cells[3], shape
+        if start_s <= before:
+            raise bad(where, "the time does not increase", cause="the windows are not in order")
+        before = start_s
+        if rate and (law not in LAWS or not 0.01 <= shape <= 1e6 or not scale > 0):
+            laws = " or ".join(LAWS)
+            raise bad(where, f"needs {laws} with a shape from 0.01 to 1e6 and a scale above 0")
+        yield number, start_s, rate, cv, law, shape
 
 
 def _lengths(file: Path) -> dict[float, Lengths | None]:
@@ -255,11 +215,9 @@ def _lengths(file: Path) -> dict[float, Lengths | None]:
             raise bad(where, "is not an object of distributions")
         input_tok = _distribution(where, "input_tokens", tables, whole=True)
         output_tok = _distribution(where, "output_tokens", tables, whole=True)
-        share = (
-            _distribution(where, "reason_ratio", tables, whole=False)
-            if "reason_ratio" in tables
-            else None
-        )
+        share = None
+        if "reason_ratio" in tables:
+            share = _distribution(where, "reason_ratio", tables, whole=False)
         found[start_s] = Lengths(input_tok, output_tok, share) if input_tok and output_tok else None
     return found
 
@@ -270,11 +228,11 @@ def _distribution(
     """A distribution, or None for an empty one."""
     text = tables.get(name)
     if not isinstance(text, str):
-        raise bad(where, f"has no {name}, a dictionary written as text")
+        raise bad(where, f"has no {name}, a dictionary in Python text")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise bad(where, f"{name} is not a dictionary written as Python text") from None
+        raise bad(where, f"{name} is not a dictionary in Python text") from None
     if not isinstance(value, dict):
         raise bad(where, f"{name} is not a dictionary")
     for key, weight in value.items():
@@ -284,12 +242,11 @@ def _distribution(
             else type(key) in (int, float) and 0 <= key <= 1
         )
         if not good_key or type(weight) not in (int, float) or not 0 <= weight <= 1 + SUM_TOLERANCE:
-            raise bad(where, f"{name} holds {str(key)[:40]}: {str(weight)[:40]}")
+            raise bad(where, f"{name} has invalid {str(key)[:40]}: {str(weight)[:40]}")
     if not value:
         return None
-    if abs(math.fsum(value.values()) - 1) > SUM_TOLERANCE:
-        raise bad(
-            where, f"the probabilities of {name} add up to {math.fsum(value.values()):.6g}, not 1"
-        )
+    total = math.fsum(value.values())
+    if abs(total - 1) > SUM_TOLERANCE:
+        raise bad(where, f"the probabilities of {name} add up to {total:.6g}, not 1")
     weights = tuple(map(float, value.values()))
     return Distribution(tuple(map(float, value)), weights, tuple(accumulate(weights)))

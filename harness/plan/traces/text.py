@@ -1,6 +1,4 @@
-"""Lines and strict values: what is not exactly a number, a length or a time is an error that names
-its line.
-"""
+"""Lines and strict values: anything but a valid number, length or time is an error."""
 
 import json
 import math
@@ -13,18 +11,16 @@ from harness.core.errors import ProfileError
 from harness.plan.traces.records import bad
 
 MAX_LINE_BYTES: Final = 256 * 1024**2
-"""Longest line that is read: a whole Claude Code session may be one. Anything longer is no line of
-text.
-"""
+"""Longest line that is read: a complete Claude Code session may be one line."""
 MAX_TOK: Final = 1_000_000_000
-"""Longest length that is believed, in tokens."""
+"""Longest plausible length, in tokens."""
 MAX_TIME_S: Final = 1e11
-"""Latest time that is believed, in seconds: later is most likely milliseconds or nanoseconds."""
+"""Latest plausible time: larger values are most likely milliseconds or nanoseconds."""
 
 
 def raw_lines(path: Path) -> Iterator[tuple[int, int, str]]:
-    """Number (from 1), byte offset and text of each line that is not blank; line ends and a byte
-    order mark are taken off.
+    """Number (from 1), byte offset and text of each line that is not blank, without line ends and
+    byte order mark.
 
     Raises:
         ProfileError: the file cannot be read, or is not UTF-8 text.
@@ -40,67 +36,56 @@ def raw_lines(path: Path) -> Iterator[tuple[int, int, str]]:
                     yield number, offset, text
                 offset += len(raw)
     except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be read: {error.strerror or error}",
-            next_step="name a readable trace file",
-        ) from error
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: OSError) -> ProfileError:
+    """The error for a file that cannot be read."""
+    step = "name a readable trace file or folder"
+    return bad(path, f"cannot be read: {error.strerror or error}", next_step=step)
 
 
 def decode(path: Path, number: int, raw: bytes) -> str:
     """Text of one raw line."""
+    where = f"{path}:{number}"
     if len(raw) > MAX_LINE_BYTES:
-        raise bad(
-            f"{path}:{number}",
-            f"has a line of more than {MAX_LINE_BYTES:,} bytes",
-            cause="this is no file of lines",
-        )
+        what = f"has a line of more than {MAX_LINE_BYTES:,} bytes"
+        raise bad(where, what, cause="this is not a file of lines")
     if number == 1:
         raw = raw.removeprefix(b"\xef\xbb\xbf")
         if raw.startswith(b"\x1f\x8b"):
             raise bad(path, "is compressed with gzip", next_step="unpack it first: gunzip -k FILE")
         if raw.startswith(b"version https://git-lfs"):
-            raise bad(
-                path,
-                "is a Git LFS pointer, not the data",
-                next_step="fetch the data with git lfs pull",
-            )
+            what = "is a Git LFS pointer, not the data"
+            raise bad(path, what, next_step="fetch the data with git lfs pull")
     if b"\0" in raw:
-        raise bad(f"{path}:{number}", "holds a zero byte", cause="this is a binary file")
+        raise bad(where, "contains a zero byte", cause="this is a binary file")
     try:
         return raw.decode("utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        raise bad(
-            f"{path}:{number}",
-            f"is not UTF-8 text (byte {error.start + 1} of the line)",
-            cause="this is a binary file",
-        ) from None
+        what = f"is not UTF-8 text (byte {error.start + 1} of the line)"
+        raise bad(where, what, cause="this is a binary file") from None
 
 
 def read_text(path: Path) -> str:
-    """The whole of a file that is one JSON value, or one that is small."""
+    """A complete file: one JSON value, or a small one."""
     try:
         with path.open("rb") as file:
             return decode(path, 1, file.read(MAX_LINE_BYTES + 1))
     except OSError as error:
-        raise ProfileError(
-            f"{path} cannot be read: {error.strerror or error}",
-            next_step="name a readable trace file",
-        ) from error
+        raise unreadable(path, error) from error
 
 
 def parse_json(where: str, text: str, file: Path | None = None) -> Any:  # noqa: ANN401 - any JSON value
-    """One JSON value; NaN and Infinity, which Python would accept, are refused. `file`: the text is
-    all of it, so lines count in it.
+    """One JSON value, without the NaN and Infinity that Python would accept. With `file`, the text
+    is the complete file and errors have its line.
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         place = where if file is None else f"{file}:{error.lineno}"
-        raise bad(
-            place,
-            f"is not JSON: {error.msg} at column {error.colno}",
-            cause="the line is broken or cut off",
-        ) from None
+        what = f"is not JSON: {error.msg} at column {error.colno}"
+        raise bad(place, what, cause="the line is broken or cut off") from None
     except RecursionError:
         raise bad(where, "is nested too deeply to be a trace") from None
     except ValueError as error:
@@ -108,11 +93,11 @@ def parse_json(where: str, text: str, file: Path | None = None) -> Any:  # noqa:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def json_tok(where: str, key: str, value: object, least: int) -> int:
-    """A length in tokens from JSON: an integer, not a fraction, not a text."""
+    """A length in tokens from JSON: an integer."""
     if type(value) is not int:
         raise bad(where, f"{key} must be a whole number, not {_short(value)}")
     return _checked_tok(where, key, value, least)
@@ -124,14 +109,8 @@ def text_tok(where: str, key: str, text: str, least: int) -> int:
         return value
     digits = text.strip()
     if not (digits.isascii() and digits.isdigit()) or len(digits) > 15:
-        what = (
-            "negative"
-            if digits.startswith("-")
-            else "missing"
-            if not digits
-            else f"not a whole number: {_short(text)}"
-        )
-        raise bad(where, f"{key} is {what}")
+        what = f"not a whole number: {_short(text)}" if digits else "missing"
+        raise bad(where, f"{key} is {'negative' if digits.startswith('-') else what}")
     return _checked_tok(where, key, int(digits), least)
 
 
@@ -142,9 +121,7 @@ def _checked_tok(where: str, key: str, value: int, least: int) -> int:
 
 
 def json_seconds(where: str, key: str, value: object, per_s: float = 1.0) -> float:
-    """A time or a length of time from JSON, at least 0. `per_s`: how many of its unit a second
-    has.
-    """
+    """A time or duration from JSON, at least 0. `per_s`: its units per second."""
     if type(value) not in (int, float):
         raise bad(where, f"{key} must be a number, not {_short(value)}")
     try:
@@ -155,15 +132,14 @@ def json_seconds(where: str, key: str, value: object, per_s: float = 1.0) -> flo
 
 
 def text_seconds(where: str, key: str, text: str, per_s: float = 1.0) -> float:
-    """A time or a length of time from CSV, at least 0."""
+    """A time or duration from CSV, at least 0. `per_s`: its units per second."""
     try:
         if not text.isascii() or "_" in text:
             raise ValueError
         seconds = float(text) / per_s
     except ValueError:
-        raise bad(
-            where, f"{key} is {'missing' if not text.strip() else f'not a number: {_short(text)}'}"
-        ) from None
+        what = f"not a number: {_short(text)}" if text.strip() else "missing"
+        raise bad(where, f"{key} is {what}") from None
     return _checked_seconds(where, key, seconds)
 
 
@@ -173,17 +149,14 @@ def _checked_seconds(where: str, key: str, seconds: float) -> float:
     if seconds < 0:
         raise bad(where, f"{key} is negative: {seconds:g} s")
     if seconds > MAX_TIME_S:
-        raise bad(
-            where,
-            f"{key} is {seconds:g} s, beyond any date",
-            cause="it may be in milliseconds or nanoseconds",
-        )
+        what = f"{key} is {seconds:g} s, beyond any date"
+        raise bad(where, what, cause="it may be in milliseconds or nanoseconds")
     return seconds
 
 
 class Stamps:
-    """Date-times as seconds since 1970, in UTC where they name no zone. Remembers the last second
-    and the last zone: the next line mostly shares them.
+    """Date-times as seconds since 1970, in UTC if they have no zone. Caches the last second and the
+    last zone, which the next line usually shares.
     """
 
     def __init__(self) -> None:
@@ -215,11 +188,9 @@ class Stamps:
             return self._at_s + float(fraction) - self._zone_shift_s
         except (ValueError, OverflowError):
             self._second = self._zone = ""
-            raise bad(
-                where,
-                f"{key} is not a date and time: {_short(text)}",
-                next_step="write it as 2024-05-10 00:00:00.123456",
-            ) from None
+            what = f"{key} is not a date and time: {_short(text)}"
+            step = "write it as 2024-05-10 00:00:00.123456"
+            raise bad(where, what, next_step=step) from None
 
 
 def _short(value: object) -> str:

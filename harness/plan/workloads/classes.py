@@ -1,4 +1,4 @@
-"""What a profile's workload comes to: the classes of sessions, each with its share and its head."""
+"""The classes of sessions in a profile's workload, each with its share and its head."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,13 @@ from harness.profile.workloads import (
     MixWorkload,
     ReplayWorkload,
     SessionsBase,
+    Subagents,
     ThinkingWorkload,
     Workload,
 )
 
 PlainWorkload = ChatWorkload | ClaudeCodeWorkload | DocQaWorkload | ThinkingWorkload | BatchWorkload
-"""Every workload whose sessions are made here (`claude-chat` is a `chat`)."""
+"""Every workload whose sessions are generated (`claude-chat` is a `chat`)."""
 
 SUBAGENT = "subagent"
 
@@ -42,12 +43,10 @@ class WorkClass:
     """Sessions of one kind.
 
     Attributes:
-        label: class of their records.
-        weight: their share of all sessions is weight / sum of weights; 0 for subagents, which are
-            started by other sessions.
-        workload: parameters, unscaled.
-        subagent: made by the workload's subagents rather than its main agents.
-        head: what they share, scaled.
+        weight: their share of all sessions is weight / sum of weights; 0 for subagents, which
+            other sessions start.
+        subagent: of the workload's subagents, not its main agents.
+        head: shared start of their prompts, scaled.
         limit_tok: their longest context, scaled.
     """
 
@@ -60,57 +59,37 @@ class WorkClass:
 
     @property
     def reasons(self) -> bool:
-        """Whether its answers hold reasoning."""
+        """Whether its responses have reasoning."""
         return reasons(self.workload)
 
 
 def make_classes(workload: Workload, scale: float, limit_tok: int) -> tuple[WorkClass, ...]:
-    """The classes of a workload.
-
-    Args:
-        workload: the profile's.
-        scale: factor on all lengths.
-        limit_tok: longest context of any class, scaled.
-    """
+    """The classes of a workload; `limit_tok` is the longest context of any of them, scaled."""
     if isinstance(workload, ReplayWorkload):
+        head = Head(SYSTEM, ())
         return (
-            WorkClass(
-                workload.kind,
-                1,
-                workload,
-                subagent=False,
-                head=Head(SYSTEM, ()),
-                limit_tok=limit_tok,
-            ),
+            WorkClass(workload.kind, 1, workload, subagent=False, head=head, limit_tok=limit_tok),
         )
-    parts = (
-        workload.parts
-        if isinstance(workload, MixWorkload)
-        else (MixPart(weight=1, workload=workload),)
-    )
+    if isinstance(workload, MixWorkload):
+        parts = workload.parts
+    else:
+        parts = (MixPart(weight=1, workload=workload),)
     classes: list[WorkClass] = []
     for part in parts:
         inner, label = part.workload, part.name or part.workload.kind
         limit = min(limit_tok, max(1, int(inner.context_limit_tok * scale)))
-        if not isinstance(inner, ClaudeCodeWorkload):
-            head = make_head(label, scale, system_tok=inner.system_tok)
-            classes.append(
-                WorkClass(label, part.weight, inner, subagent=False, head=head, limit_tok=limit)
-            )
-            continue
-        sub = inner.subagents
-        head = make_head(
-            label, scale, system_tok=inner.system_tok, tools_tok=inner.tools_tok, tools=inner.tools
-        )
-        classes.append(
-            WorkClass(label, part.weight, inner, subagent=False, head=head, limit_tok=limit)
-        )
-        if sub.share:
-            label = f"{label}/{SUBAGENT}"
+        kinds: list[tuple[str, float, PlainWorkload | Subagents]] = [(label, part.weight, inner)]
+        if isinstance(inner, ClaudeCodeWorkload) and inner.subagents.share:
+            kinds.append((f"{label}/{SUBAGENT}", 0, inner.subagents))
+        for name, weight, sizes in kinds:
+            tools_tok = tools = 0
+            if isinstance(sizes, ClaudeCodeWorkload | Subagents):
+                tools_tok, tools = sizes.tools_tok, sizes.tools
             head = make_head(
-                label, scale, system_tok=sub.system_tok, tools_tok=sub.tools_tok, tools=sub.tools
+                name, scale, system_tok=sizes.system_tok, tools_tok=tools_tok, tools=tools
             )
-            classes.append(WorkClass(label, 0, inner, subagent=True, head=head, limit_tok=limit))
+            subagent = sizes is not inner
+            classes.append(WorkClass(name, weight, inner, subagent, head, limit))
     return tuple(classes)
 
 
@@ -129,15 +108,9 @@ def class_of(classes: Sequence[WorkClass], seed: int, *name: object) -> WorkClas
 def make_turns(
     one: WorkClass, *, seed: int, scale: float, salt_tok: int, name: Sequence[object], key: str
 ) -> tuple[Turn, ...]:
-    """The requests of one session: at least one, and as many as fit the context limit.
-
-    Args:
-        one: its class.
-        seed: of the run.
-        scale: factor on all lengths.
-        salt_tok: what its salts add to the head.
-        name: of the stream that its lengths are drawn from.
-        key: opens the keys of its blocks.
+    """The requests of one session: at least one, and as many as fit the context limit. `salt_tok`
+    is the length that its salts add to the head, `name` names the random stream of its lengths,
+    and `key` is the prefix of its blocks' keys.
     """
     frame = Frame(
         stream(seed, "session", *name), key, scale, one.limit_tok, one.head.tok + salt_tok
@@ -156,10 +129,10 @@ def make_turns(
         case BatchWorkload():
             turns = batch_turns(workload, frame)
         case ReplayWorkload():
-            raise TypeError("sessions of a replay are read, not made")
+            raise TypeError("sessions of a replay are read, not generated")
         case _:
             assert_never(workload)
-    # No user sits in front of a subagent.
+    # A subagent has no user.
     if one.subagent or not isinstance(workload, SessionsBase):
         return turns
     return give_up(turns, workload, stream(seed, "abandon", *name))
@@ -175,23 +148,15 @@ def make_tree(
     name: Sequence[object],
     key: str,
 ) -> tuple[Turn, ...]:
-    """`make_turns`, with the subagents that the session's tool calls start.
-
-    Args:
-        one: class of the session.
-        sub: class of its subagents; None for none.
-        seed: of the run.
-        scale: factor on all lengths.
-        salt_tok: what the salts of a class add to its head.
-        name: of the stream that its lengths are drawn from.
-        key: opens the keys of its blocks.
+    """`make_turns`, with the subagents (of class `sub`) that the session's tool calls start;
+    `salt_tok` gives the length that salts add to the head of a class.
     """
     turns = make_turns(one, seed=seed, scale=scale, salt_tok=salt_tok(one), name=name, key=key)
     if sub is None or not isinstance(one.workload, ClaudeCodeWorkload):
         return turns
     share = one.workload.subagents.share
     for index in calls_of_subagents(turns, share / (1 - share), stream(seed, "subagents", *name)):
-        said = make_turns(
+        inner = make_turns(
             sub,
             seed=seed,
             scale=scale,
@@ -199,9 +164,6 @@ def make_tree(
             name=(*name, index),
             key=f"{key}/{index}/subagent",
         )
-        turns = start_subagent(
-            turns,
-            index,
-            Subagent(sub.label, sub.head.system, sub.head.tools, said, reasons=sub.reasons),
-        )
+        agent = Subagent(sub.label, sub.head.system, sub.head.tools, inner, reasons=sub.reasons)
+        turns = start_subagent(turns, index, agent)
     return turns

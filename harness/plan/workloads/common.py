@@ -1,4 +1,4 @@
-"""What the makers of turns are given, and the giving up that all of them share."""
+"""Inputs of the functions that make turns, and cancellation by users."""
 
 from dataclasses import dataclass, replace
 from random import Random
@@ -10,19 +10,18 @@ from harness.plan.types import Block, Message, Part, Turn
 from harness.profile.workloads import SessionsBase
 
 LEAST_MESSAGE_TOK: Final = 16
-"""What an answer leaves for the message before it, where a context is very short."""
+"""Room that a response leaves for its message in a very short context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One session to be made.
+    """One session to make.
 
     Attributes:
         rng: the session's own generator.
-        key: opens the keys of its blocks; no two sessions share one.
-        scale: factor on all lengths.
+        key: prefix of its blocks' keys, unique to the session.
         limit_tok: longest context (input and output), scaled.
-        head_tok: length of what every prompt starts with.
+        head_tok: length of the head of every prompt.
     """
 
     rng: Random
@@ -33,23 +32,19 @@ class Frame:
 
 
 def user_text(key: str, tok: int) -> Message:
-    """A message of the user: one text."""
+    """A user message with one text."""
     return Message(Role.USER, (Part(PartKind.TEXT, Block(key, tok)),))
 
 
 def assistant_text(key: str, tok: int) -> Message:
-    """An answer: one text."""
+    """A response with one text."""
     return Message(Role.ASSISTANT, (Part(PartKind.TEXT, Block(key, tok)),))
 
 
 def give_up(turns: tuple[Turn, ...], workload: SessionsBase, rng: Random) -> tuple[Turn, ...]:
-    """The turns up to the first whose user gives up, which is cancelled in mid-stream."""
-    if not workload.abandon_share:
-        return turns
-    for index, turn in enumerate(turns):
+    """The turns up to the first that the user cancels in mid-stream."""
+    for index, turn in enumerate(turns if workload.abandon_share else ()):
         if rng.random() < workload.abandon_share:
-            return (
-                *turns[:index],
-                replace(turn, cancel_after_ns=draw_gap_ns(workload.abandon_after_s, rng)),
-            )
+            after_ns = draw_gap_ns(workload.abandon_after_s, rng)
+            return (*turns[:index], replace(turn, cancel_after_ns=after_ns))
     return turns

@@ -13,15 +13,14 @@ from harness.profile.workloads import BatchWorkload, ChatWorkload, DocQaWorkload
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A drawn turn before its lengths are held against the context.
+    """A drawn turn before its lengths are checked against the context.
 
     Attributes:
         input_tok: the new message.
-        output_tok: the answer.
+        output_tok: the response.
         gap_ns: pause before it.
-        thinking_tok: part of the answer that later turns do not carry.
-        question_tok: part of the message that is a text of its own, at its end; 0 for a message of
-            one text.
+        thinking_tok: part of the response that later turns do not carry.
+        question_tok: separate text at the end of the message; 0: the message is one text.
     """
 
     input_tok: int
@@ -31,12 +30,12 @@ class _Draft:
     question_tok: int = 0
 
 
-def _grow(frame: Frame, wanted: float, draft: Callable[[int], _Draft]) -> tuple[Turn, ...]:
-    """At least one turn, and as many of the wanted ones as fit the context."""
+def _grow(frame: Frame, count: float, draft: Callable[[int], _Draft]) -> tuple[Turn, ...]:
+    """Up to `count` turns, as many as fit the context; at least one."""
     context = frame.head_tok
     longest_output = max(1, frame.limit_tok - frame.head_tok - LEAST_MESSAGE_TOK)
     turns: list[Turn] = []
-    for index in range(max(1, round(wanted))):
+    for index in range(max(1, round(count))):
         drawn = draft(index)
         output = min(drawn.output_tok, longest_output)
         room = frame.limit_tok - context - output - MESSAGE_OVERHEAD_TOK
@@ -64,24 +63,18 @@ def _grow(frame: Frame, wanted: float, draft: Callable[[int], _Draft]) -> tuple[
 def _message(key: str, tok: int, question_tok: int) -> Message:
     if question_tok < 1:
         return user_text(f"{key}/user", tok)
-    document, question = (
-        Block(f"{key}/document", tok - question_tok),
-        Block(f"{key}/user", question_tok),
-    )
-    return Message(Role.USER, (Part(PartKind.TEXT, document), Part(PartKind.TEXT, question)))
+    blocks = Block(f"{key}/document", tok - question_tok), Block(f"{key}/user", question_tok)
+    return Message(Role.USER, tuple(Part(PartKind.TEXT, block) for block in blocks))
 
 
 def chat_turns(workload: ChatWorkload, frame: Frame) -> tuple[Turn, ...]:
-    """Short messages and answers with pauses between them."""
+    """Short messages and responses with pauses between them."""
     rng, scale = frame.rng, frame.scale
 
     def draft(_index: int) -> _Draft:
         gap_ns = draw_gap_ns(workload.think_s, rng)
-        return _Draft(
-            draw_tok(workload.user_tok, rng, scale),
-            draw_tok(workload.output_tok, rng, scale),
-            gap_ns,
-        )
+        new = draw_tok(workload.user_tok, rng, scale)
+        return _Draft(new, draw_tok(workload.output_tok, rng, scale), gap_ns)
 
     return _grow(frame, draw(workload.turns, rng), draft)
 
@@ -101,35 +94,23 @@ def doc_qa_turns(workload: DocQaWorkload, frame: Frame) -> tuple[Turn, ...]:
 
 
 def thinking_turns(workload: ThinkingWorkload, frame: Frame) -> tuple[Turn, ...]:
-    """Answers of which a bimodal share is reasoning."""
+    """Responses with a bimodal share of reasoning."""
     rng, scale = frame.rng, frame.scale
 
     def draft(_index: int) -> _Draft:
         gap_ns = draw_gap_ns(workload.think_s, rng)
         output = draw_tok(workload.output_tok, rng, scale, least=2)
-        mode = (
-            workload.reasoning_high
-            if rng.random() < workload.reasoning_high_share
-            else workload.reasoning_low
-        )
+        high = rng.random() < workload.reasoning_high_share
+        mode = workload.reasoning_high if high else workload.reasoning_low
         share = min(1.0, max(0.0, rng.gauss(mode, workload.reasoning_spread)))
-        return _Draft(
-            draw_tok(workload.user_tok, rng, scale),
-            output,
-            gap_ns,
-            thinking_tok=round(share * output),
-        )
+        new = draw_tok(workload.user_tok, rng, scale)
+        return _Draft(new, output, gap_ns, thinking_tok=round(share * output))
 
     return _grow(frame, draw(workload.turns, rng), draft)
 
 
 def batch_turns(workload: BatchWorkload, frame: Frame) -> tuple[Turn, ...]:
     """One request."""
-    rng, scale = frame.rng, frame.scale
-    return _grow(
-        frame,
-        1,
-        lambda _: _Draft(
-            draw_tok(workload.user_tok, rng, scale), draw_tok(workload.output_tok, rng, scale)
-        ),
-    )
+    new = draw_tok(workload.user_tok, frame.rng, frame.scale)
+    output = draw_tok(workload.output_tok, frame.rng, frame.scale)
+    return _grow(frame, 1, lambda _: _Draft(new, output))

@@ -1,4 +1,4 @@
-"""What all sessions of a class have in front of every prompt."""
+"""The head that all prompts of a class share."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -28,16 +28,16 @@ TOOL_NAMES: Final = (
 )
 
 MESSAGE_OVERHEAD_TOK: Final = 6
-"""What chat templates add around a message (role markers, line breaks); an estimate that only moves
+"""Estimated tokens that chat templates add to a message (role markers, line breaks); affects only
 targets, never counts.
 """
 TOOL_OVERHEAD_TOK: Final = 40
-"""What the JSON around a tool definition costs; likewise an estimate."""
+"""Estimated tokens of the JSON around a tool definition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What all sessions of a class share, in front of every prompt."""
+    """System prompt and tools, which start every prompt of a class."""
 
     system: Block
     tools: tuple[ToolDefinition, ...]
@@ -45,31 +45,21 @@ class Head:
     @property
     def tok(self) -> int:
         """Target length of the head."""
-        return (
-            self.system.tok
-            + MESSAGE_OVERHEAD_TOK
-            + sum(tool.block.tok + TOOL_OVERHEAD_TOK for tool in self.tools)
-        )
+        tools_tok = sum(tool.block.tok + TOOL_OVERHEAD_TOK for tool in self.tools)
+        return self.system.tok + MESSAGE_OVERHEAD_TOK + tools_tok
 
 
 def make_head(
     label: str, scale: float, *, system_tok: int, tools_tok: int = 0, tools: int = 0
 ) -> Head:
-    """The shared head of a class, scaled.
-
-    Args:
-        label: the class; heads of different classes share no text.
-        scale: factor on all lengths.
-        system_tok: length of the system prompt, unscaled.
-        tools_tok: length of all tool definitions together, unscaled.
-        tools: number of tool definitions; 0 for none.
+    """The head of a class, scaled. Heads of different classes share no text. `tools_tok` is the
+    total length of all tool definitions.
     """
     system = Block(f"{label}/system", max(1, round(system_tok * scale)))
     if not tools:
         return Head(system, ())
     names = [TOOL_NAMES[i] if i < len(TOOL_NAMES) else f"Tool{i}" for i in range(tools)]
-    # A definition below its JSON's own cost would be all overhead: a scaled-down head keeps fewer
-    # tools rather than empty ones.
+    # A very short definition would be all overhead: a scaled-down head has fewer tools instead.
     total = round(tools_tok * scale)
     count = max(1, min(len(names), total // (TOOL_OVERHEAD_TOK + 8)))
     each = max(4, total // count - TOOL_OVERHEAD_TOK)

@@ -1,4 +1,4 @@
-"""Which tool calls of a Claude Code session start subagents, and what those say."""
+"""Subagents of Claude Code sessions, and the tool calls that start them."""
 
 import math
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ TASK_TOOL: Final = "Task"
 
 
 def calls_of_subagents(turns: Sequence[Turn], mean: float, rng: Random) -> list[int]:
-    """Turns whose tool call starts a subagent: a Poisson number of them, uniform over the calls
-    that a later turn goes on from.
+    """Turns whose tool call starts a subagent: a Poisson number, uniform over the calls that a
+    later turn follows.
 
     Args:
         turns: of the session.
-        mean: subagents of a session; one with fewer calls has fewer.
-        rng: a generator of its own, so that the rest of the session does not depend on it.
+        mean: subagents per session; one with fewer calls has fewer.
+        rng: a separate generator, so that the rest of the session does not depend on it.
     """
     callers = [
         turn.index
@@ -31,15 +31,12 @@ def calls_of_subagents(turns: Sequence[Turn], mean: float, rng: Random) -> list[
 
 
 def start_subagent(turns: Sequence[Turn], index: int, subagent: Subagent) -> tuple[Turn, ...]:
-    """The turns, with a subagent started by one's call. The tool's time is the subagent's: no pause
-    follows it.
+    """The turns, with a subagent that one of their calls starts. It takes the tool's time: no pause
+    follows.
     """
     caller, follower = turns[index], turns[index + 1]
-    caller = replace(
-        caller,
-        reply=Message(caller.reply.role, tuple(map(_as_task, caller.reply.parts))),
-        subagents=(subagent,),
-    )
+    reply = Message(caller.reply.role, tuple(map(_as_task, caller.reply.parts)))
+    caller = replace(caller, reply=reply, subagents=(subagent,))
     return (*turns[:index], caller, replace(follower, gap_ns=0), *turns[index + 2 :])
 
 
@@ -48,7 +45,7 @@ def _as_task(part: Part) -> Part:
 
 
 def _poisson(mean: float, rng: Random) -> int:
-    """A Poisson number: how many exponential gaps of rate 1 fit into the mean."""
+    """A Poisson number: the count of exponential gaps of rate 1 that fit into the mean."""
     count, at = 0, -math.log1p(-rng.random())
     while at < mean:
         count += 1
