@@ -107,6 +107,13 @@ class RunResult:
         return {k: v for k, v in asdict(self.summary.slos).items() if v is not None}
 
     @property
+    def headline_stage(self) -> str | None:
+        """Name of the stage that heads the summary; None if unknown."""
+        if self.summary.headline is not None:
+            return self.summary.headline.stage
+        return next((one.window for one in self.summary.metrics.values() if one.window), None)
+
+    @property
     def window_s(self) -> float | None:
         return self.summary.window.duration_s
 

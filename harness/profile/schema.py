@@ -25,6 +25,7 @@ from harness.checked_yaml.fields import (
 )
 from harness.core.records import OutputLength, Purpose
 from harness.profile.serving import AutoServer, Model, Server
+from harness.profile.stages import STAGE_NAME, stage_name
 from harness.profile.telemetry import Telemetry
 from harness.profile.traffic import Traffic
 from harness.profile.workloads import MixWorkload
@@ -159,6 +160,12 @@ class Profile(Strict):
     """Requests and their times."""
     slos: Slos = Slos()
     """Service level objectives (SLOs) of one request."""
+    headline: str | None = Field(default=None, pattern=rf"^{STAGE_NAME}$")
+    """Load stage whose metrics head the results: `best_under_slo`, `highest_throughput`, `last`, or
+    a stage's name. `best_under_slo` is the highest output throughput among the stages in which at
+    least 90% of requests met every SLO, else the stage with the highest goodput. Default:
+    `best_under_slo` with `slos`, else `highest_throughput`.
+    """
     telemetry: Telemetry = Telemetry()
     """Server metrics, power and host metrics."""
     energy: Energy = Energy()
@@ -181,6 +188,11 @@ class Profile(Strict):
     @property
     def _measures(self) -> bool:
         return self.purpose is Purpose.MEASURE
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the load stages, in order."""
+        return tuple(stage_name(stage, i) for i, stage in enumerate(self.traffic.load))
 
     @property
     def calibrate(self) -> bool:

@@ -1,5 +1,7 @@
-"""The grammar of `thresholds`: `METRIC[@BOUNDARY][.STATISTIC] OPERATOR LIMIT`, such as
-`ttft_s.p99 < 1.5` or `output_tok_s >= 1.2k`.
+"""The grammar of `thresholds`: `[STAGE:] METRIC[@BOUNDARY][.STATISTIC] OPERATOR LIMIT`, such as
+`ttft_s.p99 < 1.5`, `c64: output_tok_s >= 1.2k` or `*: error_ratio <= 1%`.
+
+The stage is the name of a load stage, or `*` for every stage; without it, the headline stage.
 
 The limit is a number with a unit, or a share of a baseline:
 `output_tok_s_per_gpu >= 0.95 * baseline`, `tpot_s.p50 <= baseline + 5%`. Metrics are those of
@@ -18,6 +20,7 @@ from typing import Final, Literal, cast
 from harness.core.metrics import METRICS, MetricDef
 from harness.core.records import Boundary
 from harness.core.units import COUNT, parse_duration_s
+from harness.profile.stages import STAGE_NAME
 
 Operator = Literal["<", "<=", ">", ">="]
 _OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
@@ -31,6 +34,7 @@ STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
 """Statistics of a distribution, as under `latency` in `summary.json`."""
 _NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _GRAMMAR: Final = re.compile(
+    rf"(?:\s*(?P<stage>{STAGE_NAME}|\*)\s*:)?"
     r"\s*(?P<metric>[A-Za-z][A-Za-z0-9_]*)(?:@(?P<boundary>[a-z_]+))?(?:\.(?P<statistic>[a-z0-9]+))?\s*(?P<operator><=|>=|==|!=|=<|=>|<|>|=)\s*"
     rf"(?:(?P<number>{_NUMBER})\s*(?P<unit>%|[A-Za-z]*)|(?P<relative>[^<>=]*\bbaseline\b[^<>=]*?))\s*"
 )
@@ -39,6 +43,8 @@ _RELATIVE: Final = re.compile(
     rf"(?:\s*\*\s*(?P<after>{_NUMBER})\s*(?P<after_percent>%?)|\s*(?P<sign>[+-])\s*(?P<change>\d+\.?\d*|\.\d+)\s*%)?"
 )
 _LONGEST: Final = 200
+EVERY_STAGE: Final = "*"
+"""Stage of a threshold on every stage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Threshold:
         boundary: a power boundary other than the summary's first, else None; the summary then has
             the value under `metric@boundary`.
         statistic: one of `STATISTICS` for a distribution, else None.
+        stage: name of a load stage, or `*` for every stage; None: the headline stage.
         limit: in the metric's own unit (seconds for `_s`), or the factor on the baseline's value.
         relative: whether the limit is a factor on a baseline.
     """
@@ -61,10 +68,11 @@ class Threshold:
     operator: Operator
     limit: float
     relative: bool = False
+    stage: str | None = None
 
     @property
     def figure(self) -> str:
-        """Its name in reports: `ttft_s.p99`, `power_w@node`."""
+        """Name of its metric in reports: `ttft_s.p99`, `power_w@node`."""
         boundary = f"@{self.boundary}" if self.boundary else ""
         return self.metric + boundary + (f".{self.statistic}" if self.statistic else "")
 
@@ -94,8 +102,8 @@ def parse_threshold(text: str) -> Threshold:
     match = _GRAMMAR.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise ValueError(
-            f"{text[:_LONGEST]!r} is not METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write for"
-            " example 'ttft_s.p99 < 1.5' or 'output_tok_s >= 0.95 * baseline'"
+            f"{text[:_LONGEST]!r} is not [STAGE:] METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write,"
+            " for example, 'ttft_s.p99 < 1.5' or 'output_tok_s >= 0.95 * baseline'"
         )
     definition = _metric(match["metric"])
     boundary, statistic, symbol = match["boundary"], match["statistic"], match["operator"]
@@ -114,7 +122,14 @@ def parse_threshold(text: str) -> Threshold:
         limit = _factor(relative.strip())
     symbol = cast("Operator", symbol)
     return Threshold(
-        text.strip(), definition.key, boundary, statistic, symbol, limit, relative is not None
+        text.strip(),
+        definition.key,
+        boundary,
+        statistic,
+        symbol,
+        limit,
+        relative is not None,
+        match["stage"],
     )
 
 

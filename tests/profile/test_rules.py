@@ -30,6 +30,11 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
             "traffic.output_length",
             "`load_format: dummy`",
         ),
+        # headline and stages of thresholds
+        (["headline=0-concurency"], "headline", "did you mean `0-concurrency`?"),
+        (["headline=best_under_slo"], "headline", "`highest_throughput`"),
+        (["headline=last", "traffic.load.0.name=last"], "headline", "rename"),
+        (["thresholds=['c4: output_tok_s > 1']"], "thresholds.0", "`0-concurrency`"),
         # secrets
         (["server.api_key_env=A", "server.api_key_file=b"], "server.api_key_file", "keep one"),
         (["server.env={HF_TOKEN: x}"], "server.env.HF_TOKEN", "export it"),
@@ -317,8 +322,8 @@ def test_a_threshold_in_the_metrics_own_unit(text, metric, statistic, operator, 
         ("ttft_s.p99 < 1e999", "finite"),
         ("energy_j@moon < 1", "no boundary 'moon'"),
         ("output_tok_s@node < 1", "no boundary 'node'"),
-        ("1 < ttft_s.p99", "is not METRIC"),
-        ("", "is not METRIC"),
+        ("1 < ttft_s.p99", r"is not \[STAGE:\] METRIC"),
+        ("", r"is not \[STAGE:\] METRIC"),
     ],
 )
 def test_a_threshold_outside_the_grammar(text, message):

@@ -1,6 +1,6 @@
 """Verdict of a run: every concern with its value and limit, and the resulting status."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -96,8 +96,12 @@ def judge(evidence: Evidence) -> Verdict:
     as the worst concern.
     """
     smoke = evidence.run.profile.purpose == Purpose.SMOKE
-    found = _concerns(evidence, smoke=smoke)
-    ordered = worst_first(found)
+    return verdict_of(_concerns(evidence, smoke=smoke), smoke=smoke)
+
+
+def verdict_of(concerns: Iterable[Concern], *, smoke: bool) -> Verdict:
+    """The verdict that follows from concerns."""
+    ordered = worst_first(concerns)
     worst = ordered[0].severity if ordered else Severity.NOTE
     if smoke:
         return Verdict(Status.INVALID if worst is Severity.INVALID else Status.FUNCTIONAL, ordered)
