@@ -13,8 +13,8 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Final, Literal, cast
 
 from harness.core.metrics import METRICS, MetricDef
@@ -72,9 +72,17 @@ class Threshold:
 
     @property
     def figure(self) -> str:
-        """Name of its metric in reports: `ttft_s.p99`, `power_w@node`."""
+        """Name of its value in reports: `ttft_s.p99`, `power_w@node`, `c64: ttft_s.p99`."""
+        stage = f"{self.stage}: " if self.stage else ""
         boundary = f"@{self.boundary}" if self.boundary else ""
-        return self.metric + boundary + (f".{self.statistic}" if self.statistic else "")
+        return stage + self.metric + boundary + (f".{self.statistic}" if self.statistic else "")
+
+    def at_stages(self, names: Iterable[str]) -> "tuple[Threshold, ...]":
+        """One threshold per stage if it is on every stage, else itself alone."""
+        if self.stage != EVERY_STAGE:
+            return (self,)
+        condition = self.text.partition(":")[2].strip()
+        return tuple(replace(self, text=f"{name}: {condition}", stage=name) for name in names)
 
     @property
     def at_least(self) -> bool:
