@@ -40,7 +40,7 @@ from harness.compare.thresholds import value_of
 from harness.core.errors import ProfileError
 from harness.core.metrics import METRICS
 from harness.core.units import human_number
-from harness.profile.thresholds import Threshold, parse_threshold
+from harness.profile.thresholds import Threshold, ThresholdText, parse_threshold
 from harness.reduce.statistics.student_t import t_beyond, t_quantile
 
 GATE_ALPHA: Final = 0.01
@@ -154,7 +154,9 @@ def _in_grammar(text: str) -> str:
 
 
 _GateText = Annotated[
-    str, AfterValidator(_in_grammar), Correction("write it as in `output_tok_s >= 0.95 * baseline`")
+    ThresholdText,
+    AfterValidator(_in_grammar),
+    Correction("write it as in `output_tok_s >= 0.95 * baseline`"),
 ]
 
 

@@ -27,6 +27,7 @@ from harness.core.records import OutputLength, Purpose
 from harness.profile.serving import AutoServer, Model, Server
 from harness.profile.stages import STAGE_NAME, stage_name
 from harness.profile.telemetry import Telemetry
+from harness.profile.thresholds import ThresholdText
 from harness.profile.traffic import Traffic
 from harness.profile.workloads import MixWorkload
 
@@ -172,8 +173,9 @@ class Profile(Strict):
     """Energy accounting."""
     quality: Quality = Quality()
     """Check of the model's responses."""
-    thresholds: tuple[str, ...] = ()
-    """Conditions on the result, such as `ttft_s.p99 < 1.5`; a failed one makes the exit code 99.
+    thresholds: tuple[ThresholdText, ...] = ()
+    """Conditions on the result, such as `ttft_s.p99 < 1.5` or `c64: ttft_s.p99 < 1.5` (stage `c64`
+    instead of the headline stage); a failed one makes the exit code 99.
     Those relative to a baseline (`output_tok_s >= 0.95 * baseline`) are evaluated over repeats.
     """
     repeats: Whole = Field(default=1, ge=1, le=1000)

@@ -13,9 +13,11 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Literal, cast
+from typing import Annotated, Final, Literal, cast
+
+from pydantic import BeforeValidator
 
 from harness.core.metrics import METRICS, MetricDef
 from harness.core.records import Boundary
@@ -45,6 +47,17 @@ _RELATIVE: Final = re.compile(
 _LONGEST: Final = 200
 EVERY_STAGE: Final = "*"
 """Stage of a threshold on every stage."""
+
+
+def _as_text(value: object) -> object:
+    """`c64: ttft_s.p99 < 1.5` as text: without quotes, YAML reads it as a mapping."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        return ": ".join(str(part) for part in next(iter(value.items())))
+    return value
+
+
+ThresholdText = Annotated[str, BeforeValidator(_as_text)]
+"""A threshold in a YAML file."""
 
 
 @dataclass(frozen=True, slots=True)

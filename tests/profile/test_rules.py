@@ -331,6 +331,34 @@ def test_a_threshold_outside_the_grammar(text, message):
         parse_threshold(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "stage", "figure"),
+    [
+        ("ttft_s.p99 < 1", None, "ttft_s.p99"),
+        ("c64: ttft_s.p99 < 1", "c64", "c64: ttft_s.p99"),
+        (" 0-ramp.up :output_tok_s>1", "0-ramp.up", "0-ramp.up: output_tok_s"),
+        ("*: power_w@node < 1", "*", "*: power_w@node"),
+    ],
+)
+def test_a_threshold_on_a_stage(text, stage, figure):
+    threshold = parse_threshold(text)
+    assert (threshold.stage, threshold.figure) == (stage, figure)
+
+
+def test_a_threshold_on_every_stage_is_one_per_stage():
+    found = parse_threshold("*: error_ratio <= 1%").at_stages(["c1", "c2"])
+    assert [(one.text, one.stage) for one in found] == [
+        ("c1: error_ratio <= 1%", "c1"),
+        ("c2: error_ratio <= 1%", "c2"),
+    ]
+    assert all(parse_threshold(one.text) == one for one in found)
+
+
+def test_a_stage_in_yaml_without_quotes(valid):
+    text = valid + "thresholds:\n  - 0-concurrency: output_tok_s > 1\n"
+    assert load_profile_text(text).thresholds == ("0-concurrency: output_tok_s > 1",)
+
+
 def test_a_figure_at_another_boundary():
     assert parse_threshold("energy_j@node < 3k").boundary == "node"
 

@@ -18,7 +18,7 @@ _Figures = Mapping[str, StageFigures]
 
 
 def choose(
-    asked: str | None, windows: Sequence[StageWindow], figures: _Figures, slos: Slos
+    asked: str | None, windows: Sequence[StageWindow], results: _Figures, slos: Slos
 ) -> Headline | None:
     """The headline stage; None if no stage was started.
 
@@ -29,7 +29,7 @@ def choose(
         asked: a `HeadlineRule` or a stage's name; None: `best_under_slo` if there are SLOs, else
             `highest_throughput`.
         windows: of the stages, in order.
-        figures: their metrics, by name.
+        results: their metrics, by name.
         slos: those of the profile.
     """
     if not windows:
@@ -48,11 +48,11 @@ def choose(
     elif rule == HeadlineRule.LAST:
         stage, reason = measured[-1], "the last stage with a measurement window"
     else:
-        stage, reason = _best(rule, measured, figures)
+        stage, reason = _best(rule, measured, results)
     return Headline(stage=stage.name, rule=rule, reason=reason)
 
 
-def _best(rule: str, measured: Sequence[StageWindow], figures: _Figures) -> tuple[StageWindow, str]:
+def _best(rule: str, measured: Sequence[StageWindow], results: _Figures) -> tuple[StageWindow, str]:
     """The stage by a rule of values, of those that ran to the end of their window if there are
     any.
     """
@@ -62,7 +62,7 @@ def _best(rule: str, measured: Sequence[StageWindow], figures: _Figures) -> tupl
     )
 
     def value(window: StageWindow, key: str) -> float | None:
-        return _value(figures[window.name], key)
+        return _value(results[window.name], key)
 
     if rule == HeadlineRule.BEST_UNDER_SLO:
         good = [one for one in complete if (value(one, "slo_met_ratio") or 0.0) >= SLO_SHARE]
@@ -101,6 +101,6 @@ def _highest(
     return max(known, key=lambda pair: pair[1])[0] if known else None
 
 
-def _value(figures: StageFigures, key: str) -> float | None:
-    figure = figures.metrics.get(key)
+def _value(results: StageFigures, key: str) -> float | None:
+    figure = results.metrics.get(key)
     return None if figure is None else figure.value
