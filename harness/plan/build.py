@@ -33,7 +33,14 @@ from harness.plan.workloads.classes import (
 )
 from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK, Head
 from harness.profile.schema import Profile
-from harness.profile.stages import AllAtOnceStage, ConcurrencyStage, OpenStage, ReplayStage, Stage
+from harness.profile.stages import (
+    AllAtOnceStage,
+    ConcurrencyStage,
+    OpenStage,
+    ReplayStage,
+    Stage,
+    stage_name,
+)
 from harness.profile.workloads import MixWorkload, ReplayWorkload, Workload
 
 PLAN_VERSION: Final = 3
@@ -457,7 +464,7 @@ def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
         schedule = Schedule("trace")
     return StagePlan(
         index=index,
-        name=stage.name or f"{index}-{stage.kind}",
+        name=stage_name(stage, index),
         kind=stage.kind,
         load=in_words(stage),
         warmup_ns=round((stage.warmup_s or 0.0) * 1e9),

@@ -8,7 +8,8 @@ everything.
 import difflib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -17,11 +18,12 @@ from harness.checked_yaml.fields import Strict
 from harness.checked_yaml.problems import Path, Violation
 from harness.core.metrics import METRICS
 from harness.core.network import FROM_ENVIRONMENT
-from harness.core.records import CANARY, Boundary, OutputLength
+from harness.core.records import CANARY, Boundary, HeadlineRule, OutputLength
 from harness.profile.distributions import AnyDistribution
 from harness.profile.schema import BUILTIN_MODELS, Profile
 from harness.profile.serving import TorchServer, VllmServer
-from harness.profile.thresholds import parse_threshold
+from harness.profile.stages import stage_name
+from harness.profile.thresholds import EVERY_STAGE, parse_threshold
 from harness.profile.workloads import Workload
 
 Found: TypeAlias = Iterator[tuple[Path, str, str]]
@@ -327,7 +329,7 @@ def _stages(profile: Profile) -> Found:
             yield path, "would never end", "give it `window_s` or `sessions`"
         if stage.window_s is not None and stage.window_s <= 0:
             yield (*path, "window_s"), _NOT_ABOVE_0, "write a duration such as 10m"
-        name = stage.name or f"{index}-{stage.kind}"  # as the plan names a stage without a name
+        name = stage_name(stage, index)
         if name in seen:
             what = f"{name!r} is also the name of stage {seen[name]}"
             yield (*path, "name"), what, "give each stage its own name"
@@ -569,6 +571,32 @@ def _threshold_needs(profile: Profile) -> Found:
             yield path, f"{metric} is not available if no GPU serves", _NAME_GPUS
 
 
+def _stage_names(profile: Profile) -> Found:
+    """A stage in `headline` or `thresholds` that the load does not have; `headline` that is both a
+    rule and a stage's name; `headline: best_under_slo` without SLOs.
+    """
+    stages, headline = profile.stage_names, profile.headline
+    if headline in set(HeadlineRule):
+        if headline in stages:
+            what = f"`{headline}` is a rule and the name of a stage"
+            yield ("headline",), what, "rename the stage"
+        if headline == HeadlineRule.BEST_UNDER_SLO and all(v is None for _, v in profile.slos):
+            fix = f"add `slos`, or write `{HeadlineRule.HIGHEST_THROUGHPUT}`"
+            yield ("headline",), "needs SLOs", fix
+    elif headline is not None and headline not in stages:
+        yield ("headline",), *_unknown_stage(headline, (*stages, *HeadlineRule))
+    for index, text in enumerate(profile.thresholds):
+        with suppress(ValueError):  # reported by _threshold_grammar
+            stage = parse_threshold(text).stage
+            if stage not in {None, EVERY_STAGE, *stages}:
+                yield ("thresholds", index), *_unknown_stage(str(stage), stages)
+
+
+def _unknown_stage(name: str, known: Sequence[str]) -> tuple[str, str]:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return f"unknown stage {name!r}", f"did you mean `{near}`? Use one of {_names(known)}"
+
+
 def _energy(profile: Profile) -> Found:
     """`energy.pue` below 1; a grid factor without its source, or the source alone; `attribute`
     with a single load stage.
@@ -651,6 +679,7 @@ RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = 
     (_prometheus, (("server",),)),
     (_threshold_grammar, ()),
     (_threshold_needs, (("server",), ("slos",), ("price",))),
+    (_stage_names, (("traffic", "load"), ("slos",))),
     (_energy, ()),
     (_stage_parts, (("traffic", "workload"),)),
 )

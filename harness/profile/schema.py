@@ -25,7 +25,9 @@ from harness.checked_yaml.fields import (
 )
 from harness.core.records import Api, OutputLength, Purpose
 from harness.profile.serving import AutoServer, Model, Server
+from harness.profile.stages import STAGE_NAME, stage_name
 from harness.profile.telemetry import Telemetry
+from harness.profile.thresholds import ThresholdText
 from harness.profile.traffic import Traffic
 from harness.profile.workloads import MixWorkload
 
@@ -162,14 +164,21 @@ class Profile(Strict):
     """Requests and their times."""
     slos: Slos = Slos()
     """Service level objectives (SLOs) of one request."""
+    headline: str | None = Field(default=None, pattern=rf"^{STAGE_NAME}$")
+    """Load stage whose metrics head the results: `best_under_slo`, `highest_throughput`, `last`, or
+    a stage's name. `best_under_slo` is the highest output throughput among the stages in which at
+    least 90% of requests met every SLO, else the stage with the highest goodput. Default:
+    `best_under_slo` with `slos`, else `highest_throughput`.
+    """
     telemetry: Telemetry = Telemetry()
     """Server metrics, power and host metrics."""
     energy: Energy = Energy()
     """Energy accounting."""
     quality: Quality = Quality()
     """Check of the model's responses."""
-    thresholds: tuple[str, ...] = ()
-    """Conditions on the result, such as `ttft_s.p99 < 1.5`; a failed one makes the exit code 99.
+    thresholds: tuple[ThresholdText, ...] = ()
+    """Conditions on the result, such as `ttft_s.p99 < 1.5` or `c64: ttft_s.p99 < 1.5` (stage `c64`
+    instead of the headline stage); a failed one makes the exit code 99.
     Those relative to a baseline (`output_tok_s >= 0.95 * baseline`) are evaluated over repeats.
     """
     repeats: Whole = Field(default=1, ge=1, le=1000)
@@ -196,6 +205,11 @@ class Profile(Strict):
     def model_id(self) -> str:
         """The model's id, else its served name; empty if the attached server has to be asked."""
         return self.model.id or self.model.served_name or ""
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the load stages, in order."""
+        return tuple(stage_name(stage, i) for i, stage in enumerate(self.traffic.load))
 
     @property
     def calibrate(self) -> bool:
