@@ -33,8 +33,9 @@ FilePath = str | PathLike[str]
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A finished run. Frames are read at first use and kept; docs/reference/python-api.md lists their
-    columns.
+    """A finished run. Frames are read at first use and kept.
+
+    docs/reference/python-api.md lists their columns.
 
     Attributes:
         path: the run directory.
