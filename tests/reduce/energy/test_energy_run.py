@@ -539,7 +539,7 @@ class TestFigures:
         assert "T9000" in rungs["Nodes"][4]
         assert [row[0] for row in table["GPUs"].rows] == ["GPU-0", "GPU-1"]
         assert [row[3] for row in table["GPUs"].rows] == ["— of 700", "500 of 700"]
-        assert [row[5] for row in table["GPUs"].rows] == ["not watched", "software power cap 100%"]
+        assert [row[5] for row in table["GPUs"].rows] == ["not recorded", "software power cap 100%"]
         assert "Energy" not in table  # refused before it was fitted
         assert any("prefill only" in note for note in shown.notes)
 

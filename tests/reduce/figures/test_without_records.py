@@ -46,7 +46,7 @@ def test_what_clients_saw_is_absent_and_what_others_read_is_not(
     )
     assert {"kv_usage", "power_w"} <= set(series(reduction).columns)
     text = markdown(view(reduction))
-    assert "| Whole run | 30 | — | — | — | — |" in text
+    assert "| Complete run | 30 | — | — | — | — |" in text
     assert "There are no request records." in text
 
 
