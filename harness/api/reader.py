@@ -321,7 +321,10 @@ class AnswerReader(ABC):
         if not self.ended and (reason is None or self.cut):
             return Outcome.TRUNCATED, f"the stream ended without {self.end_marker}"
         if not self.kinds and not counted:
-            return Outcome.EMPTY, f"no content and no output tokens; stop reason: {reason}"
+            return (
+                Outcome.EMPTY,
+                f"the response is empty: no content, no output tokens; stop reason: {reason}",
+            )
         if reason is None and not (counted and self.usage_last):
             why = f"the stream ended with {self.end_marker}, but without a stop reason or usage"
             return Outcome.TRUNCATED, why

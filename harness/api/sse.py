@@ -34,7 +34,8 @@ def events(body: bytes, *, whole: bool) -> list[tuple[bytes, int]]:
             at += len(piece) + 2
             out.append((piece, at))
     if several(rest):
-        out += split(rest, at)
+        end = max((end for _, end in split(rest, at)), default=at)
+        out.append((rest[: end - at], end))
     elif whole and _is_whole(rest):
         out.append((rest, len(body)))
     return out

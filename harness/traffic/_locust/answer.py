@@ -315,7 +315,8 @@ class _Stream:
         """
         closing = self.reader.tokens().output_tok
         if counts[0] == counts[-1] != 1 and len(counts) > 1:
-            self.reader.notes.add(Note.USAGE_REPEATED)
+            if counts[0]:
+                self.reader.notes.add(Note.USAGE_REPEATED)
         elif any(b < a for a, b in pairwise(counts)):
             self.reader.disagreement = "the token counts decrease within the stream"
         elif closing is not None and counts[-1] > closing:
