@@ -216,8 +216,6 @@ class _Stream:
         for number, (event, end) in enumerate(events):
             if pause is not None and number % PAUSE_EVENTS == PAUSE_EVENTS - 1:
                 pause()
-            while which < len(ends) - 1 and ends[which] < end:
-                which += 1
             hit = match(event) if match is not None else None
             if hit is None:
                 for other in shapes:
@@ -230,6 +228,8 @@ class _Stream:
                         before = events[number - 1][1] if number else 0
                         events[number : number + 1] = reader.separated(event, before, end)
                         event, end = events[number]  # noqa: PLW2901
+            while which < len(ends) - 1 and ends[which] < end:
+                which += 1
             size = -1
             kind = ""
             if hit is not None and not reader.ended:
