@@ -38,8 +38,7 @@ def error_of(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
     if message is None:
         return None
     kind = next((inner[key] for key in _KINDS if inner.get(key) not in (None, "error")), None)
-    text = message if isinstance(message, str) else json.dumps(message)
-    return _clean(f"{kind}: {text}" if isinstance(kind, str) else text)
+    return _clean(f"{kind}: {message}" if isinstance(kind, str) else str(message))
 
 
 def is_error(value: Mapping[str, Any]) -> bool:

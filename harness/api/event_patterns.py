@@ -83,7 +83,7 @@ def _generalize(piece: bytes) -> tuple[bytes, int]:
         out.append(re.escape(piece[at : match.start()]))
         text = match[0]
         if text.startswith(b'"completion_tokens"'):
-            out.append(re.escape(text.rstrip(b"0123456789")) + rb"(\d+)")
+            out.append(re.escape(text.rstrip(b"0123456789")) + rb"(\d{1,15})")
             groups += 1
         elif text.startswith(b'"'):
             out.append(re.escape(text[: text.index(b":") + 1]) + rb'\s*"[^"\\]*"')

@@ -247,14 +247,14 @@ class AnswerReader(ABC):
             if _PING.fullmatch(text) or (name is not None and _PING_NAME.fullmatch(name)):
                 self.notes.add(Note.FOREIGN_EVENT)
             else:
-                self._doubt(f"event data is not JSON: {data[:80]!r}")
+                self._doubt(f"data that is not JSON: {data[:80]!r}")
             return None
         if isinstance(value, dict):
             return self._document(name, value, data)
         if value is None or (isinstance(value, str) and _PING.fullmatch(value.encode())):
             self.notes.add(Note.FOREIGN_EVENT)
         else:
-            self._doubt(f"event data is not a JSON object: {data[:80]!r}")
+            self._doubt(f"data that is not a JSON object: {data[:80]!r}")
         return None
 
     def _document(
@@ -271,7 +271,7 @@ class AnswerReader(ABC):
             return None
         try:
             found = self.take(name, value)
-        except (AttributeError, TypeError, KeyError, IndexError) as error:
+        except (AttributeError, TypeError, KeyError, IndexError, RecursionError) as error:
             self._doubt(f"event with an unexpected form ({error}): {data[:80]!r}")
             return None
         return found if found is not None and found[1] else None

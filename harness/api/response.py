@@ -146,7 +146,6 @@ def read_response(
     if streams and not stream:
         return Received(reader, *no_stream(status, headers, body), body)
     reader.read_body(body, streams=stream)
-    outcome, why = reader.outcome()
-    if outcome is Outcome.EMPTY and not stream:
-        outcome, why = Outcome.OK, None  # one token may have no text
+    # A document is complete, and one token may have no text.
+    outcome, why = reader.outcome() if stream else reader.failure() or (Outcome.OK, None)
     return Received(reader, outcome, why, body, stream)

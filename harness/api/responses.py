@@ -62,6 +62,7 @@ def _item(role: Role, part: ContentPart) -> bytes:
 class Reader(AnswerReader):
     api = Api.RESPONSES
     end_marker = "response.completed"
+    _streamed = False
 
     def belongs(self, name: str | None, value: dict[str, Any]) -> bool:
         typed = isinstance(value.get("type", name), str)
@@ -70,7 +71,7 @@ class Reader(AnswerReader):
     def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
         event = str(value.get("type", name))
         if (kind := _DELTAS.get(event)) is not None:
-            delta = value["delta"]
+            delta, self._streamed = value["delta"], True
             if kind == "tool_use":
                 return self.add(kind, self.json_text(delta))
             return self.joined(delta, kind)
@@ -104,7 +105,7 @@ class Reader(AnswerReader):
         self.stop(why or status or event)
         self.ended = True
         # Of a stream, the response repeats the deltas, unless there were none.
-        return None if self.kinds else self._output(response)
+        return None if self.kinds or self._streamed else self._output(response)
 
     def _output(self, response: Json) -> tuple[str, str] | None:
         """The first content of a response's items."""

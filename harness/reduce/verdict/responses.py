@@ -13,6 +13,9 @@ from harness.reduce.read.requests import Requests
 MOST_SHARE: Final = 0.01
 """Share of the completed requests above which a deviation degrades a measurement."""
 
+MOST_BURSTS: Final = 0.1
+"""The same for bursts: single ones occur on a busy machine without any buffering."""
+
 _FORMS: Final = {
     Note.NO_END_MARKER: "ended with a stop reason, but without the API's end marker",
     Note.NO_STOP_REASON: "ended with the API's end marker and usage, but without a stop reason",
@@ -104,7 +107,9 @@ def _timing(requests: Requests, done: int, *, smoke: bool) -> Iterator[Concern]:
             " (nginx: set `proxy_buffering off`). Their TTFT includes the buffering; TPOT and ITL"
             " omit them."
         )
-        yield Concern("stream_in_bursts", _severity(n / of, smoke=smoke), text, n, 0)
+        degraded = not smoke and n / of > MOST_BURSTS
+        severity = Severity.DEGRADED if degraded else Severity.NOTE
+        yield Concern("stream_in_bursts", severity, text, n, 0)
     n = int(np.sum(requests.noted(Note.READ_TIMES)))
     if n:
         text = (
