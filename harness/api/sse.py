@@ -43,7 +43,8 @@ def events(body: bytes, *, whole: bool) -> list[tuple[bytes, int]]:
 
 def several(event: bytes) -> bool:
     """Whether an event may be several that no blank line separates."""
-    return len(_PAYLOAD_LINE.findall(event)) > 1
+    many = event.count(b"data:") + event.count(b"error:") > 1
+    return many and len(_PAYLOAD_LINE.findall(event)) > 1
 
 
 def split(event: bytes, at: int, end: int | None = None) -> list[tuple[bytes, int]]:
