@@ -8,8 +8,16 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
 from harness.api import sse
-from harness.api.endings import Ending, ending, reason_of
-from harness.api.errors import ERROR_CHARS, error_of, error_text, is_error, is_foreign_error
+from harness.api.errors import (
+    ERROR_CHARS,
+    Ending,
+    ending,
+    error_of,
+    error_text,
+    is_error,
+    is_foreign_error,
+    reason_of,
+)
 from harness.api.parts import AnswerParts
 from harness.core.records import Api, Note, Outcome
 
@@ -127,14 +135,10 @@ class AnswerReader(ABC):
 
     # Reading
 
-    def fields(self, event: bytes) -> tuple[str | None, bytes | None]:
-        """Name and data of an event; data is None if there is nothing to read."""
-        return sse.fields(event)
-
     def read(self, event: bytes) -> tuple[str, str] | None:
         """Take one event of a stream; its kind and content, if it has content. Never raises."""
         self.completion_tok = None
-        name, data = self.fields(event)
+        name, data = sse.fields(event)
         if data is None:
             return None
         ended = self.ended
@@ -144,23 +148,10 @@ class AnswerReader(ABC):
             return None
         return found
 
-    def read_body(self, body: bytes, *, streams: bool, whole: bool = True) -> None:
-        """Take a complete body: of an event stream, or of one document."""
-        if not streams:
-            self._keep(self._read(None, body))
-            self.ended = True
-            return
-        at = 0
-        for joined, end in sse.events(body, whole=whole):
-            for event, _ in self.separated(joined, at, end):
-                self._keep(self.read(event))
-            at = end
-        self.cut = bool(body[at:].strip())
-
-    def _keep(self, found: tuple[str, str] | None) -> None:
-        if found is not None:
-            self.texts.append(found[1])
-            self.kinds += [] if found[0] in self.kinds else [found[0]]
+    def read_document(self, body: bytes) -> tuple[str, str] | None:
+        """Take a response that is one document; its first content. Never raises."""
+        self.ended = True
+        return self._read(None, body)
 
     def separated(self, event: bytes, at: int, end: int) -> list[tuple[bytes, int]]:
         """The events of one that may be several, with their end offsets."""
@@ -175,7 +166,7 @@ class AnswerReader(ABC):
         """Take only an event's usage: of the last event, when every event has usage and no final
         usage followed.
         """
-        self.merge(json.loads(self.fields(event)[1] or b"{}").get("usage"))
+        self.merge(json.loads(sse.fields(event)[1] or b"{}").get("usage"))
 
     def merge(self, usage: Any) -> None:  # noqa: ANN401 - any JSON value
         """Usage is cumulative: later values replace earlier ones. A 0 is no count where a positive
@@ -335,6 +326,25 @@ class AnswerReader(ABC):
         if not self.ended:
             self.notes.add(Note.NO_END_MARKER)
         return Outcome.OK, None
+
+
+def read_body(reader: AnswerReader, body: bytes, *, streams: bool) -> None:
+    """Take a complete body: of an event stream, or of one document."""
+    if not streams:
+        _keep(reader, reader.read_document(body))
+        return
+    at = 0
+    for joined, end in sse.events(body, whole=True):
+        for event, _ in reader.separated(joined, at, end):
+            _keep(reader, reader.read(event))
+        at = end
+    reader.cut = bool(body[at:].strip())
+
+
+def _keep(reader: AnswerReader, found: tuple[str, str] | None) -> None:
+    if found is not None:
+        reader.texts.append(found[1])
+        reader.kinds += [] if found[0] in reader.kinds else [found[0]]
 
 
 def _merge(old: dict[str, Any], new: Json) -> None:

@@ -10,7 +10,7 @@ from typing import Final
 
 from harness.api.base import WireApi
 from harness.api.errors import error_of, error_text, is_error, is_foreign_error
-from harness.api.reader import AnswerReader
+from harness.api.reader import AnswerReader, read_body
 from harness.core.records import Note, Outcome
 
 MOST_BYTES: Final = 256 * 1024 * 1024
@@ -145,7 +145,7 @@ def read_response(
     stream = is_stream(api, headers, body, reader)
     if streams and not stream:
         return Received(reader, *no_stream(status, headers, body), body)
-    reader.read_body(body, streams=stream)
+    read_body(reader, body, streams=stream)
     # A document is complete, and one token may have no text.
     outcome, why = reader.outcome() if stream else reader.failure() or (Outcome.OK, None)
     return Received(reader, outcome, why, body, stream)

@@ -50,7 +50,7 @@ def test_a_whole_answer_has_the_streams_usage_and_end(api: WireApi) -> None:
                 reader.read(event)
         else:
             document = writer.whole(pieces(api)[:2], Finish("length"), USAGE)
-            reader.read_body(json.dumps(document).encode(), streams=False)
+            reader.read_document(json.dumps(document).encode())
             assert api.plain_answer(document).text.startswith('Grüße, "so"')
         assert (reader.error, reader.malformed) == (None, None)
         ends.append((reader.tokens(), reader.stop_reason))

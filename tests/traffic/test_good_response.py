@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from harness.api.base import Finish, Text
-from harness.api.endings import OWN, Ending, ending
+from harness.api.errors import OWN, Ending, ending
 from harness.api.event_patterns import known
 from harness.api.reader import Usage, count
 from harness.api.response import read_response
