@@ -9,8 +9,10 @@ stream's one timer.
 import logging
 import socket as plain_socket
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic_ns
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -305,6 +307,7 @@ class Target:
 
     Args:
         api_key: sent with every request.
+        headers: additional ones, with their values.
         arrival_stamps: use the kernel's arrival time if available; else the time of the read, as
             over TLS.
 
@@ -321,6 +324,7 @@ class Target:
         limits: Timeouts,
         network: Network = DIRECT,
         *,
+        headers: Mapping[str, str] = MappingProxyType({}),
         arrival_stamps: bool = True,
     ) -> None:
         parts = urlsplit(endpoint.base_url)
@@ -354,7 +358,10 @@ class Target:
             f"user-agent: colossus-harness/{__version__}",
             f"accept: {wire_api.stream_type}",
             "accept-encoding: identity",
-            *(f"{name}: {value}" for name, value in wire_api.headers(api_key).items()),
+            *(
+                f"{name}: {value}"
+                for name, value in {**wire_api.headers(api_key), **headers}.items()
+            ),
         ]
         if proxy is not None and self._tls is None:
             lines += _authorized(proxy)
