@@ -154,6 +154,60 @@ _REQUESTS: Final = (
         "Let the server or gateway send usage in streams (`stream_options.include_usage` on OpenAI APIs).",
     ),
     Explained(
+        "usage_zero",
+        "Responses with content report 0 output tokens, or 0 prompt tokens.",
+        "A 0 next to content is no count, so these tokens are treated as unknown.",
+        "Upgrade the server or the gateway, or let it pass the engine's usage through.",
+    ),
+    Explained(
+        "usage_unusable",
+        "Responses report token counts that are not whole numbers, or no object at all.",
+        "These counts are not used, so token throughput is incomplete.",
+        "Upgrade the server or the gateway, or let it pass the engine's usage through.",
+    ),
+    Explained(
+        "usage_disagrees",
+        "Token counts within one response contradict each other, such as a prompt that shrinks.",
+        "The last count is used. If it is the wrong one, token throughput is wrong.",
+        "Read `error` of these requests in requests.parquet, and compare with the server's counters.",
+    ),
+    Explained(
+        "usage_repeated",
+        "Every chunk of a response repeats its final usage.",
+        "Tokens per chunk are unknown, so inter-chunk latency replaces ITL.",
+        "Nothing, unless ITL is needed: then use a server with `stream_options.continuous_usage_stats`.",
+    ),
+    Explained(
+        "response_form",
+        "Responses deviate from their API, such as a missing end marker, pings that are not JSON, or content as parts.",
+        "They were read as what they mean. Stricter clients may fail on them.",
+        "Nothing for this result. Report the deviation to the project of the server or gateway.",
+    ),
+    Explained(
+        "response_compressed",
+        "Responses were compressed, although the requests asked for none.",
+        "Compression can hold back tokens, which raises TTFT and blurs ITL.",
+        "Turn compression of `text/event-stream` off in the proxy in front of the server.",
+    ),
+    Explained(
+        "no_content",
+        "Responses report several output tokens but carried no content.",
+        "TTFT and TPOT do not cover them. Hidden reasoning or a parser that drops output is the usual cause.",
+        "Let the server stream reasoning (`reasoning_content`), and check its tool and reasoning parsers.",
+    ),
+    Explained(
+        "stream_in_bursts",
+        "Several events with content arrived together, long after the previous ones.",
+        "Something between server and client buffers the stream. TTFT includes the wait; TPOT and ITL omit these responses.",
+        "Turn buffering off (nginx: `proxy_buffering off`), or measure without the proxy.",
+    ),
+    Explained(
+        "no_arrival_times",
+        "The kernel does not report when packets arrived (SO_TIMESTAMPNS).",
+        "Tokens are timed when they are read, so a busy load generator makes them late.",
+        "Run the load generator on Linux without gVisor, or rely on the reference server's error of this run.",
+    ),
+    Explained(
         "chunk_tokens_disagree",
         "The tokens in the streamed chunks of a response differ from its usage by more than 2% and one token.",
         "TPOT and inter-token latency are computed from the chunks.",
@@ -353,6 +407,12 @@ _SERVER: Final = (
         "The server's mean TTFT exceeds the longest wait that the client measured.",
         "The histogram has another unit, or the client takes an empty chunk for the first token.",
         "Check the server's version and its TTFT histogram, and whether a gateway sends early chunks.",
+    ),
+    Explained(
+        "server_ttft_below_client",
+        "Mean TTFT at the client is far above that of the server's own histogram.",
+        "Requests wait in front of the server, or a proxy buffers its stream.",
+        "Measure without the proxy, or turn its buffering off (nginx: `proxy_buffering off`).",
     ),
     Explained(
         "server_warm",

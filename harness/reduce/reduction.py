@@ -34,7 +34,7 @@ from harness.reduce.figures.headline import choose
 from harness.reduce.figures.other_tools import rosetta
 from harness.reduce.figures.run_energy import Flowing, StageEnergy, run_energy
 from harness.reduce.figures.window_figures import StageFigures
-from harness.reduce.figures.without_records import unless_recorded
+from harness.reduce.figures.without_records import unless_counted, unless_recorded
 from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
 from harness.reduce.over_time.flows import Flows, flows
 from harness.reduce.read.run import Run, last_evidence, load_run
@@ -98,7 +98,8 @@ def reduce_fully(path: Path) -> Reduction:
     slos = Slos(**asdict(profile.slos))
 
     def metrics(window: StageWindow) -> StageFigures:
-        return stages.window_figures(run, window, flow, counters, slos, profile.price)
+        found = stages.window_figures(run, window, flow, counters, slos, profile.price)
+        return unless_counted(found, run.requests, flow)
 
     figures = {window.name: unless_recorded(metrics(window), run.concerns) for window in windows}
     chosen = choose(profile.headline, windows, figures, slos)

@@ -8,7 +8,7 @@ from typing import Any, Final
 import httpx
 
 from harness.api.base import WireApi
-from harness.api.errors import error_text
+from harness.api.response import Received, good_status, read_response
 from harness.api.table import wire
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import NONE, Network
@@ -66,6 +66,7 @@ class Reply:
         input_tok: the whole prompt, including cached tokens.
         stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages), `stop`, `length`, `tool_calls`
             (chat and completions), or `completed`, `max_output_tokens` (responses).
+        received: the response itself.
     """
 
     status: int | None
@@ -74,10 +75,11 @@ class Reply:
     cache_read_tok: int | None = None
     output_tok: int | None = None
     stop_reason: str | None = None
+    received: Received | None = None
 
     @property
     def ok(self) -> bool:
-        return self.status == 200 and self.error is None
+        return good_status(self.status) and self.error is None
 
 
 def request_once(
@@ -96,36 +98,48 @@ def request_once(
     wire_api = wire(api)
     url = endpoint.base_url + wire_api.path
     try:
-        response = httpx.post(
-            url,
-            content=body,
-            headers=wire_api.headers(api_key),
-            timeout=timeout_s,
-            **client_options(url, network),
-        )
+        with httpx.Client(timeout=timeout_s, **client_options(url, network)) as client:
+            return reply_of(wire_api, *post(client, url, wire_api, body, api_key), body)
     except httpx.HTTPError as error:
         return Reply(None, error=f"{type(error).__name__}: {error}".removesuffix(": "))
-    if response.status_code != 200:
-        return Reply(response.status_code, error=error_text(response.content) or "an empty body")
-    return _read(wire_api, response)
 
 
-def _read(api: WireApi, response: httpx.Response) -> Reply:
-    reader = api.reader()
-    if response.headers.get("content-type", "").startswith(api.stream_type):
-        for event, _ in api.events(response.content, whole=True):
-            reader.read(event)
-    else:
-        reader.read_whole(response.content)
-    usage = reader.tokens()
+def post(
+    client: httpx.Client, url: str, api: WireApi, body: bytes, api_key: str | None
+) -> tuple[httpx.Response, bytes]:
+    """Send one body with the headers of the load; the response and its body as received.
+
+    Raises:
+        httpx.HTTPError: no complete response.
+    """
+    headers = api.headers(api_key) | {"accept-encoding": "identity", "accept": api.stream_type}
+    with client.stream("POST", url, content=body, headers=headers) as response:
+        return response, b"".join(response.iter_raw())
+
+
+def reply_of(api: WireApi, response: httpx.Response, content: bytes, request: bytes) -> Reply:
+    """A response as the load reads it; the request shows whether it is to be a stream."""
+    status = response.status_code
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    received = read_response(api, status, headers, content, streams=_streams(request))
+    usage = received.reader.settled()
     return Reply(
-        200,
-        reader.error or reader.malformed,
+        status,
+        received.error,
         usage.input_tok,
         usage.cache_read_tok,
         usage.output_tok,
-        reader.stop_reason,
+        received.reader.stop_reason,
+        received,
     )
+
+
+def _streams(request: bytes) -> bool:
+    try:
+        value = json.loads(request)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("stream") is True
 
 
 def one_token_body(model: str, api: Api) -> bytes:
@@ -200,7 +214,7 @@ def _refused(
             f"no response from {route}: {text}",
             next_step="check that the server is running, and see its log",
         )
-    if reply.status == 200:
+    if good_status(reply.status):
         return ServerError(f"{route} failed within its response: {text}", next_step=_SEE_LOG)
     what = f"{route} refused a request of the workload: HTTP {reply.status}: {text}"
     if reply.status >= 500:

@@ -21,9 +21,9 @@ from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.server.attach import AttachServerRunner
 from harness.server.base import Needs, RunContext
 from harness.server.one_request import (
-    _read,
     check_request,
     one_token_body,
+    reply_of,
     request_once,
 )
 from harness.server.select import choose_server
@@ -225,7 +225,8 @@ def test_a_stream_that_ends_in_an_error_is_an_error() -> None:
         headers={"content-type": "text/event-stream"},
         content=(REPLIES / "messages-engine-killed.sse").read_bytes(),
     )
-    assert "validation errors" in str(_read(wire(Api.MESSAGES), response).error)
+    reply = reply_of(wire(Api.MESSAGES), response, response.content, body())
+    assert "validation errors" in str(reply.error)
 
 
 def test_no_answer_is_a_server_error() -> None:

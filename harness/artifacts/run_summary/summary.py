@@ -73,6 +73,7 @@ class RequestCounts:
         turns_not_happened: turns after a failed or dropped one of their session.
         primed: completed requests that warmed the caches of sessions that start in their middle;
             not in the other counts.
+        by_stop_reason: responses per stop reason; those without one are not counted.
     """
 
     planned: int | None
@@ -85,6 +86,7 @@ class RequestCounts:
     in_window: int | None
     turns_not_happened: int | None = None
     primed: int = 0
+    by_stop_reason: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,13 @@ from harness.core.records import Concern, OutputLength, Purpose, RunState, Sever
 from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
+from harness.reduce.read.requests import Requests
 from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.verdict.answers import quality_concerns
 from harness.reduce.verdict.load_generator import bounds, client_concerns
 from harness.reduce.verdict.records import record_concerns
 from harness.reduce.verdict.recount import recount_concerns
+from harness.reduce.verdict.responses import response_concerns
 from harness.reduce.verdict.scrapes import scrape_concerns
 from harness.reduce.verdict.stages import (
     cut_concerns,
@@ -50,6 +52,11 @@ SERVER_TTFT_SLACK: Final = 1.5
 """Maximum mean of the server's TTFT histogram / longest TTFT at the client. It is below 1 except
 for requests at the window's edges.
 """
+LATE_TTFT_RATIO: Final = 3.0
+"""Mean TTFT at the client / mean of the server's histogram above which they disagree, if they are
+also more than `LATE_TTFT_S` apart.
+"""
+LATE_TTFT_S: Final = 0.05
 WARM_TOK: Final = 1000
 """Maximum prompt tokens before the load, beyond those of probes and quality check."""
 
@@ -177,6 +184,7 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
         )
         out.append(Concern("duplicate_requests", Severity.INVALID, text, requests.duplicates, 0))
     out += record_concerns(requests, smoke=smoke)
+    out += response_concerns(requests, smoke=smoke)
     lost = headline.turns_not_happened if headline is not None else None
     if lost:
         text = f"{lost} planned turns were skipped because an earlier turn failed or was dropped."
@@ -348,13 +356,32 @@ def _first_token_agreement(
     for rows in requests.parts():
         waited = requests.first_token[rows] - requests.intended[rows]
         longest_s = max(longest_s, float(np.max(waited[np.isfinite(waited)], initial=0.0)) * 1e-9)
-    if not longest_s or mean_s <= SERVER_TTFT_SLACK * longest_s:
+    if not longest_s:
         return []
+    if mean_s <= SERVER_TTFT_SLACK * longest_s:
+        return _first_token_late(requests, start, end, mean_s)
     text = (
         f"Mean TTFT is {mean_s:.3g} s by the server's histogram, but at most {longest_s:.3g} s at"
         " the client: the histogram is not in seconds, or the client misidentifies the first token."
     )
     return [Concern("server_ttft_above_client", severity, text, mean_s, longest_s)]
+
+
+def _first_token_late(requests: Requests, start: float, end: float, mean_s: float) -> list[Concern]:
+    """Whether the first token takes far longer to the client than at the server."""
+    inside = (requests.first_token >= start) & (requests.first_token < end)
+    waited = (requests.first_token - requests.sent)[inside]
+    waited = waited[np.isfinite(waited)]
+    seen_s = float(np.mean(waited)) * 1e-9 if len(waited) else 0.0
+    limit_s = max(LATE_TTFT_RATIO * mean_s, mean_s + LATE_TTFT_S)
+    if seen_s <= limit_s:
+        return []
+    text = (
+        f"Mean TTFT is {seen_s:.3g} s from sending at the client, but {mean_s:.3g} s by the"
+        " server's histogram: requests wait in front of the server, or something buffers the"
+        " stream (nginx: set `proxy_buffering off`)."
+    )
+    return [Concern("server_ttft_below_client", Severity.NOTE, text, seen_s, limit_s)]
 
 
 def _lengths(run: Run, *, smoke: bool) -> list[Concern]:

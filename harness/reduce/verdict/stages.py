@@ -1,9 +1,12 @@
 """Concerns of one load stage: its window, steady state, punctuality, failures and energy."""
 
+import json
 from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from harness.artifacts.run_summary import Slos
 from harness.core.records import Concern, Purpose, RunState, Severity
@@ -141,8 +144,19 @@ def failure_concerns(requests: Requests, mine: Bools, *, smoke: bool) -> list[Co
         severity = Severity.INVALID
     else:
         severity = Severity.DEGRADED if share > ERROR_BUDGET else Severity.NOTE
-    text = f"{failed} of {tried} attempted requests failed ({kinds})."
+    text = (
+        f"{failed} of {tried} attempted requests failed ({kinds}){_most_frequent(requests, mine)}."
+    )
     return [Concern("requests_failed", severity, text, share, 0.0 if smoke else ERROR_BUDGET)]
+
+
+def _most_frequent(requests: Requests, mine: Bools) -> str:
+    """The most frequent error text of failed requests, quoted."""
+    texts = pc.value_counts(requests.error.filter(pa.array(requests.failed & mine)).drop_null())
+    if not len(texts):
+        return ""
+    counts = ((-row["counts"], row["values"]) for row in texts.to_pylist())
+    return f"; most frequent error: {json.dumps(min(counts)[1][:160], ensure_ascii=False)}"
 
 
 def late_sends(

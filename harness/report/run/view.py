@@ -239,8 +239,12 @@ def _requests(reduction: Reduction) -> Table:
         cells["Turns not reached"] = plain(counts.turns_not_happened)
     if counts.in_window is not None:
         cells["Scheduled in the window"] = plain(counts.in_window)
+    if counts.by_stop_reason:
+        ordered = sorted(counts.by_stop_reason.items(), key=lambda item: (-item[1], item[0]))
+        cells["Stop reasons"] = ", ".join(f"{name}: {n:,}" for name, n in ordered[:6])
     row = ("Complete run", *cells.values())
-    return Table("Request outcomes", ("Requests", *cells), [row])
+    words = (len(row) - 1,) if counts.by_stop_reason else ()
+    return Table("Request outcomes", ("Requests", *cells), [row], text=words)
 
 
 _QUANTILES: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")

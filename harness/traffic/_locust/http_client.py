@@ -126,19 +126,22 @@ class _Connection:
     the read.
     """
 
-    __slots__ = ("_watcher", "idle_since_ns", "receive", "sock")
+    __slots__ = ("_watcher", "idle_since_ns", "read_times", "receive", "sock")
 
     def __init__(self, sock: Any, *, arrival_stamps: bool) -> None:  # noqa: ANN401 - gevent's socket or SSLSocket
         self.sock = sock
         self.idle_since_ns = 0
+        self.read_times = False  # arrival times were requested, but the kernel has none
         self._watcher: Any = None
         if isinstance(sock, ssl.SSLSocket):
             self.receive = _tls_receive(sock)
-        elif arrival_stamps:
-            self.receive = stamped(sock._sock)
-            return
         else:
+            found = stamped(sock._sock) if arrival_stamps else None
+            if found is not None:
+                self.receive = found
+                return
             self.receive = unstamped(sock._sock)
+            self.read_times = arrival_stamps
         # Watched separately and read at once: without kernel timestamps a late read has a late
         # time.
         self._watcher = get_hub().loop.io(sock.fileno(), 1)
@@ -214,6 +217,7 @@ class _Reader:
         self._framing = self.exchange.framing
         self._receive = self.connection.receive
         self._last_ns = self.sent_ns
+        self._framing.read_times = self.connection.read_times
 
     def run(self) -> None:
         self.connection.watch(self._on_readable)
@@ -280,12 +284,13 @@ class _Reader:
         return found
 
     def _arm(self, now_ns: int) -> None:
-        """One timer per stream, at the earliest limit. Reads do not reset it: it considers them
-        when it fires.
+        """One timer per stream, at the earliest limit, and at least once per `idle_s`: the limit
+        moves closer with the first read. Reads do not reset it: it considers them when it fires.
         """
         if self._timer is not None:
             self._timer.close()
-        self._timer = get_hub().loop.timer(max(0.001, (self._limit()[0] - now_ns) / _NS))
+        left_s = min((self._limit()[0] - now_ns) / _NS, self.limits.idle_s)
+        self._timer = get_hub().loop.timer(max(0.001, left_s))
         self._timer.start(self._on_timer)
 
     def _on_timer(self) -> None:

@@ -267,6 +267,8 @@ WRONG = {
 }
 REFUSED = {"replica-0": {"route": "completions", "answers": [], "status": 404, "error": "no route"}}
 
+CHUNKS = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
+
 CASES = {
     # client saturated
     "client_saturated": Case("degraded", lambda b: (b.host.clear(), b.idle_host(0.9))),
@@ -293,6 +295,19 @@ CASES = {
         scrapes(lambda at, s: {k: v * (1.05 if 10 < at < 40 else 1) for k, v in s.items()}),
     ),
     "usage_missing": Case("degraded", lambda b: b.requests[50].update(output_tok=None)),
+    "usage_zero": Case("degraded", every_row(notes="usage_zero")),
+    "usage_unusable": Case("degraded", every_row(notes="content_form usage_unusable")),
+    "usage_disagrees": Case("degraded", every_row(notes="usage_disagrees")),
+    "usage_repeated": Case("note", every_row(notes="usage_repeated")),
+    # form of responses
+    "response_form": Case("note", lambda b: b.requests[50].update(notes="no_end_marker")),
+    "response_compressed": Case("note", lambda b: b.requests[50].update(notes="compressed")),
+    "no_content": Case(
+        "degraded", every_row(**dict.fromkeys(("first_token_ns", *CHUNKS, "last_token_ns")))
+    ),
+    "stream_in_bursts": Case("degraded", every_row(notes="burst")),
+    "no_arrival_times": Case("note", every_row(notes="read_times")),
+    "server_ttft_below_client": Case("note", server_ttft(0.1)),
     "tokenizer_disagrees": Case(
         "degraded",
         root=write_json(
