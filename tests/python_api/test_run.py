@@ -48,7 +48,8 @@ def test_a_profile_is_run_and_loaded(tmp_path: Path, url: str) -> None:
     assert len(run.requests) == 12
     assert set(run.requests["outcome"]) == {"ok"}
     assert (run.requests["output_tok"] == 12).all()
-    assert (run.chunks.groupby("request_id", observed=True).size() == 12).all()
+    # A busy machine reads several tokens at once, so chunks may be fewer than tokens.
+    assert (run.chunks.groupby("request_id", observed=True)["output_tok"].sum() == 12).all()
     assert run.requests["ttft_s"].min() > 0.02
     assert run.power.empty
     for name in ("summary", "manifest"):
