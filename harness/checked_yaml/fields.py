@@ -3,11 +3,13 @@
 Durations, counts and sizes take suffixes: `30s`, `2m`, `16k`, `4GiB`.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -116,8 +118,16 @@ Date = Annotated[
 
 
 def _http_url(value: str) -> str:
+    shown = re.sub(r"//[^/@]*@", "//…@", value)  # it may contain a password
     if not value.startswith(("http://", "https://")):
-        raise ValueError(f"{value!r} must start with http:// or https://")
+        raise ValueError(f"{shown!r} must start with http:// or https://")
+    try:
+        parts = urlsplit(value)
+        usable = bool(parts.hostname) and parts.port != 0  # `port` raises if it is not a number
+    except ValueError:
+        usable = False
+    if not usable or any(character.isspace() for character in parts.netloc):
+        raise ValueError(f"{shown!r} has no usable host and port")
     return value.rstrip("/")
 
 

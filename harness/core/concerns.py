@@ -487,6 +487,12 @@ _TELEMETRY: Final = (
         "Rerun. If it recurs, report it with logs/telemetry.log: it is a defect of the harness.",
     ),
     Explained(
+        "telemetry_loop_failed",
+        "Readings of the host or of the live view failed within the recorder.",
+        "These readings are missing; power and scrapes continue.",
+        "Rerun. If it recurs, report it with logs/telemetry.log: it is a defect of the harness.",
+    ),
+    Explained(
         "telemetry_scope_gone",
         "A process had ended before its CPU and memory could be recorded.",
         "Host metrics of this process are missing.",

@@ -167,6 +167,7 @@ class Recorder:
             Loop("host", self._sample_host, config.telemetry.host_interval_s, self._stop),
             Loop("live", self._report, _LIVE_INTERVAL_S, self._stop),
         ):
+            loop.on_error = self._loop_failed
             thread = threading.Thread(target=loop.run, name=loop.name, daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -257,6 +258,9 @@ class Recorder:
                 **together(shown),
             )
         self._emit({"event": "live", **asdict(live)})
+
+    def _loop_failed(self, why: str) -> None:
+        self._problem("telemetry_loop_failed", f"{why} (these readings are missing)")
 
     def _problem(self, code: str, message: str) -> None:
         self._emit({"event": "problem", "code": code, "message": message})

@@ -175,10 +175,10 @@ def test_a_meters_log_is_followed_line_by_line(tmp_path: Path) -> None:
     assert abs(first[0].t_ns - due_ns) < 5_000_000
     append(log, "00\nrubbish\n1,never,3\n")
     assert [r.power_w for r in source.sample("power")] == [1100.0]
-    assert len(source.trouble.seen) == 1
+    assert len(source.trouble.seen) == 2
     log.write_text("outlet,time,watts\n")
     assert source.sample("power") == ()
-    assert len(source.trouble.seen) == 2
+    assert len(source.trouble.seen) == 3
     assert all(str(log) in message for message in source.trouble.seen)
     log.unlink()
     assert source.sample("power") == ()
