@@ -17,7 +17,6 @@ from harness.server.one_request import DIRECT, check_request
 from harness.telemetry.probe import survey
 from harness.telemetry.prometheus.run import MANAGED
 from harness.telemetry.prometheus.server import not_installed
-from harness.telemetry.sources.base import NO_READING_YET
 from harness.telemetry.sources.select import SourceContext, specs_of
 
 
@@ -110,10 +109,10 @@ def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:
                 profile.purpose is not Purpose.MEASURE,
                 f"simulated hardware, which measures nothing: {found.double}",
             )
-        elif kinds and found.unread:
-            yield Finding(what, found.unread == NO_READING_YET, f"not measuring: {found.unread}")
         elif kinds:
-            yield Finding(what, True, "; ".join((f"measures {', '.join(kinds)}", *found.why_not)))
+            does = "has" if found.unread else "measures"
+            texts = filter(None, (f"{does} {', '.join(kinds)}", found.unread, *found.why_not))
+            yield Finding(what, True, "; ".join(texts))
         else:
             why = "; ".join(found.why_not) or "no response"
             step = (

@@ -13,8 +13,6 @@ from harness.core.records import Boundary
 
 What = Literal["power", "energy"]
 
-NO_READING_YET: Final = "no reading yet"
-"""`PowerProbe.unread` of a source that may still have one."""
 _NO_VALUE: Final = frozenset(
     ("", "-", "--", "n/a", "na", "nan", "none", "null", "not supported", "unknown error")
 )

@@ -11,7 +11,6 @@ from typing import Final
 from harness.core.clock import NS_PER_S, take_anchor
 from harness.core.records import Boundary
 from harness.telemetry.sources.base import (
-    NO_READING_YET,
     DeviceProbe,
     PolledSource,
     PowerProbe,
@@ -30,6 +29,7 @@ _NUMBER: Final = re.compile(r"\d+([.,]\d+)?([eE]\+?\d+)?")
 _OLDEST_S: Final = 10**8
 _NEWEST_S: Final = 10**10
 _UNITS_PER_S: Final = (1, 10**3, 10**6, NS_PER_S)
+_FARTHEST_ZONE_S: Final = 14.5 * 3600
 _CLOCK_TOLERANCE_S: Final = 60.0
 """A newest line that is older or younger than this has another clock, or is of an old log."""
 
@@ -82,7 +82,7 @@ class CsvPowerSource(PolledSource):
         self._usable = True
         devices = {reading.device_id for reading in readings} or {self.path.stem}
         probes = (DeviceProbe(device, self.boundary, "csv", None) for device in sorted(devices))
-        unread = self._clock_problem(max(r.t_ns for r in readings)) if readings else NO_READING_YET
+        unread = self._clock_problem(max(r.t_ns for r in readings)) if readings else "no reading yet"
         return PowerProbe(self.name, tuple(probes), origin=origin, unread=unread)
 
     def _read_heading(self, first: bytes) -> str | None:
@@ -181,10 +181,11 @@ class CsvPowerSource(PolledSource):
             return ""
         lag = f"{abs(behind_s) / 3600:.1f} h" if abs(behind_s) >= 1800 else f"{abs(behind_s):.0f} s"
         offset_s = round(self.clock_offset_s - behind_s)
+        local = f"set clock_offset_s: {offset_s} if the meter writes local time, or "
         return (
             f"the newest line is {lag} {'behind' if behind_s > 0 else 'ahead of'} this machine's"
-            f" clock, so its power is not of the run: set clock_offset_s: {offset_s} if the meter"
-            " writes local time, or name the file that it writes now"
+            f" clock: {local if abs(behind_s) < _FARTHEST_ZONE_S else ''}name the file that the"
+            " meter writes now"
         )
 
 
