@@ -1,10 +1,9 @@
-"""Baselines: runs kept below results/reference/ under a name, small enough for a repository, to
-hold later runs against.
+"""Named baselines below results/reference/, small enough to commit.
 
-A saved run is its two small files and, where they fit into `MOST_BYTES`, everything that the
-reduction reads, without journals, logs and pages. Whether the copy reduces to the same summary as
-its source is tried when it is saved, and written into its manifest: one that does not says so to
-whoever reduces it.
+A saved run has its manifest and summary and, if it fits into `MOST_BYTES`, everything that the
+reduction reads, without journals, logs and pages. Saving checks whether the copy reduces to the
+same summary as its source and records the result in its manifest, so that a later reduction can
+report it.
 """
 
 import json
@@ -12,7 +11,7 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -33,7 +32,7 @@ from harness.artifacts.recorded_run import SAVED, HarnessVersion, Saved, saved_o
 from harness.artifacts.run_result import RunResult
 from harness.artifacts.typed_json import to_json
 from harness.compare.comparability import identities, mapping, verdicts
-from harness.compare.groups import REFERENCE, Member, RunSet, load_set, treatment
+from harness.compare.groups import REFERENCE, Member, RunSet, load_set, members_of, mixed, treatment
 from harness.compare.ratios import CLAIMING, MIN_REPEATS
 from harness.core.clock import wall_now
 from harness.core.errors import ArtifactError, HarnessError, InvalidRunError, ProfileError
@@ -43,10 +42,10 @@ from harness.reduce.read.run import OF_SCRAPES
 from harness.reduce.reduction import reduce_run
 
 BASELINE_FILE: Final = "baseline.json"
-"""In the folder of a baseline: what it holds and how it was made."""
+"""In a baseline's folder: its contents and how it was made."""
 SCHEMA_VERSION: Final = 1
 MOST_BYTES: Final = 5_000_000
-"""Most that one saved run takes: it is meant to be committed."""
+"""Largest size of a saved run, which is meant to be committed."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _COMPARED: Final = (
@@ -57,7 +56,7 @@ _COMPARED: Final = (
     "first_token_ns",
     "last_token_ns",
 )
-"""Columns of the requests that a comparison's latency curves are drawn from."""
+"""Columns of the requests that latency curves of a comparison need."""
 _FROM_JOURNALS: Final = frozenset(
     {
         "requests.parquet",
@@ -67,17 +66,6 @@ _FROM_JOURNALS: Final = frozenset(
         "host.parquet",
     }
 )
-_INPUTS: Final = (
-    "profile.yaml",
-    "plan.parquet",
-    "events.jsonl",
-    *sorted(_FROM_JOURNALS),
-    "calibration.json",
-    "meter-calibration.json",
-    "canary-truth.jsonl",
-    "quality.json",
-    "recount.json",
-)
 _SMALL: Final = (
     "profile.yaml",
     "events.jsonl",
@@ -86,24 +74,22 @@ _SMALL: Final = (
     "quality.json",
     "recount.json",
 )
+_INPUTS: Final = (*_SMALL, "plan.parquet", "canary-truth.jsonl", *sorted(_FROM_JOURNALS))
 _NOTE_BYTES: Final = 1000
-"""Most that the manifest grows by when it says what is missing."""
+"""Largest growth of the manifest by the list of missing files."""
 _PAGE: Final = "report.html"
+_UTC: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True)
 class SavedRun:
-    """One run of a baseline.
+    """One run of a baseline, in the folder `run`. `source` is the name of the folder that it was
+    copied from.
 
     Attributes:
-        run: name of its folder.
-        source: name of the folder that it was copied from.
-        status: its verdict.
-        made: how: profile, overrides, seed, and the harness that made it.
-        files: what was kept.
-        left_out: what was not, beside journals, logs and pages, with the reason.
+        made: how it was made, such as profile and seed.
+        left_out: what was not kept, except journals, logs and pages, with the reason.
         reducible: whether it reduces to the same summary as its source.
-        size_bytes: of all its files.
     """
 
     run: str
@@ -118,17 +104,8 @@ class SavedRun:
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """A folder of saved runs.
-
-    Attributes:
-        name: as `--baseline` takes it.
-        folder: where it lies.
-        saved_at: UTC.
-        command: that saved it.
-        harness: version that saved it.
-        treatment: what the runs were made with, as comparisons head their tables.
-        runs: in the order of their repeats.
-        notes: what a person should be told.
+    """A folder of saved runs, with the command and the version of the harness that saved it (UTC).
+    `treatment` is as comparisons show it.
     """
 
     name: str
@@ -141,7 +118,6 @@ class Baseline:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
         return {
             "schema_version": SCHEMA_VERSION,
             "name": self.name,
@@ -164,37 +140,29 @@ def save_baseline(
     allow_invalid: bool = False,
     command: Sequence[str] = (),
 ) -> Baseline:
-    """Copy runs, trimmed, into a folder that `--baseline` finds. It is there whole or not at all.
-
-    Args:
-        name: of the baseline.
-        paths: run directories, or folders of repeats; together they are repeats of each other.
-        into: folder of baselines.
-        variant: which one of a series with several.
-        replace: take the place of a baseline of that name.
-        allow_invalid: keep invalid runs too.
-        command: as it was called, for those who read the baseline later.
+    """Copy trimmed runs, which are repeats of each other, into a folder that `--baseline` finds,
+    atomically. `variant` chooses one of a series with several; `command` is recorded.
 
     Raises:
-        ProfileError: no name for a folder, a run twice, or several variants and none chosen.
-        ArtifactError: a directory that is no reduced run, there is a baseline of that name, or it
-            cannot be written.
-        InvalidRunError: an invalid run.
-        NotComparableError: the runs do not answer the same question.
+        ProfileError: an invalid name, a run twice, or several variants and none chosen.
+        ArtifactError: not a reduced run, the baseline exists (without `replace`), or it cannot be
+            written.
+        InvalidRunError: an invalid run, without `allow_invalid`.
+        NotComparableError: the runs are not comparable.
     """
     if _NAME.fullmatch(name) is None:
         raise ProfileError(
-            f"{name!r} is no name of a baseline",
-            next_step="use letters, digits, '.', '_' and '-', a letter or digit first",
+            f"{name!r} is not a valid baseline name",
+            next_step="use letters, digits, '.', '_' and '-', starting with a letter or digit",
         )
     target = into / name
     if target.exists() and not replace:
         raise ArtifactError(
-            f"there is a baseline {name!r} already: {target}",
+            f"baseline {name!r} already exists: {target}",
             next_step="choose another name, or pass --replace",
         )
     sets = [load_set(path) for path in paths]
-    members = _chosen([Member(run, one) for one in sets for run in one.runs], variant)
+    members = _chosen(members_of(sets), variant)
     runs = [member.run for member in members]
     _check(runs, allow_invalid=allow_invalid)
     staged = into / f".{name}.{secrets.token_hex(4)}.tmp"
@@ -207,7 +175,7 @@ def save_baseline(
         baseline = Baseline(
             name=name,
             folder=target,
-            saved_at=wall_now().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            saved_at=wall_now().strftime(_UTC),
             command=shlex.join(command),
             harness=__version__,
             treatment={
@@ -224,7 +192,7 @@ def save_baseline(
         raise ArtifactError(
             f"cannot save {target}: {error.strerror or error}",
             cause="no permission, or no space",
-            next_step="nothing was changed; another folder can be named with --out",
+            next_step="nothing was changed; name another folder with --out",
         ) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -232,8 +200,8 @@ def save_baseline(
 
 
 def list_baselines(places: Sequence[Path]) -> list[dict[str, Any]]:
-    """Baselines below folders, by name; where two folders have the same name, the first one's. What
-    is not known of one is None.
+    """Baselines below folders, by name; for a name in two folders, the first folder's. Unknown
+    values are None.
     """
     found: dict[str, dict[str, Any]] = {}
     for place in places:
@@ -243,11 +211,20 @@ def list_baselines(places: Sequence[Path]) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-LIST_COLUMNS: Final = ("baseline", "runs", "verdict", "model", "on", "engine", "metrics", "saved")
+LIST_COLUMNS: Final = (
+    "baseline",
+    "runs",
+    "verdict",
+    "model",
+    "hardware",
+    "engine",
+    "metrics",
+    "saved",
+)
 
 
 def list_row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """One baseline under `LIST_COLUMNS`."""
+    """One baseline, under `LIST_COLUMNS`."""
     if row["problem"]:
         return (row["name"], "—", f"unreadable: {row['problem']}", *["—"] * (len(LIST_COLUMNS) - 3))
     on = row["cpu"] if row["gpu"] in {None, "none"} else row["gpu"]
@@ -265,34 +242,29 @@ def list_row(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _listed(folder: Path) -> dict[str, Any]:
     fields: Mapping[str, Any] = {}
-    with suppress(OSError, ValueError):  # made by hand: the runs say what it is
+    with suppress(OSError, ValueError):  # made by hand: taken from the runs
         fields = mapping(json.loads((folder / BASELINE_FILE).read_text(encoding="utf-8")))
+    unknown = ("runs", "verdict", "model", "gpu", "cpu", "engine", "metric_version")
     row: dict[str, Any] = {
         "name": folder.name,
         "folder": str(folder),
-        "runs": None,
-        "verdict": None,
-        "model": None,
-        "gpu": None,
-        "cpu": None,
-        "engine": None,
-        "metric_version": None,
+        **dict.fromkeys(unknown),
         "saved_at": fields.get("saved_at"),
         "command": fields.get("command"),
         "problem": None,
     }
     try:
-        members = [Member(run, one) for one in [load_set(folder)] for run in one.runs]
+        members = members_of([load_set(folder)])
     except HarnessError as error:
-        return {**row, "problem": error.what}
+        return row | {"problem": error.what}
     known = treatment(members[0])
-    versions = sorted({str(member.run.summary.metric_version) for member in members})
-    return {
-        **row,
+    row |= {key: known.get(key) for key in ("model", "gpu", "cpu", "engine")}
+    return row | {
         "runs": len(members),
         "verdict": ", ".join(sorted({str(member.run.status) for member in members})),
-        **{key: known.get(key) for key in ("model", "gpu", "cpu", "engine")},
-        "metric_version": ", ".join(versions),
+        "metric_version": ", ".join(
+            sorted({str(member.run.summary.metric_version) for member in members})
+        ),
     }
 
 
@@ -300,32 +272,22 @@ def _chosen(members: Sequence[Member], variant: str | None) -> list[Member]:
     names = list(dict.fromkeys(member.variant for member in members if member.variant))
     if variant is not None:
         if variant not in names:
-            has = f"they have {', '.join(names)}" if names else "they are of no series of repeats"
             raise ProfileError(
-                f"no run is of variant {variant!r}",
-                cause=has,
-                next_step="leave --variant out, or name one of these",
+                f"no run has variant {variant!r}",
+                cause=f"variants: {', '.join(names) or 'none'}",
+                next_step="omit --variant, or name one of these",
             )
         members = [member for member in members if member.variant == variant]
     elif len(names) > 1:
         raise ProfileError(
-            f"the runs are of {len(names)} variants: {', '.join(names)}",
+            f"the runs have {len(names)} variants: {', '.join(names)}",
             cause="a baseline is one side of a comparison",
             next_step="choose one with --variant",
         )
-    seen: set[str] = set()
-    for member in members:
-        if member.run.run_id in seen:
-            raise ProfileError(
-                f"{member.run.run_id} is named twice",
-                next_step="name each run once: a run is no repeat of itself",
-            )
-        seen.add(member.run.run_id)
     return list(members)
 
 
 def _check(runs: Sequence[RunResult], *, allow_invalid: bool) -> None:
-    """Refuse what nothing could be held against."""
     if not allow_invalid:
         try:
             list(verdicts(runs, ()))
@@ -337,12 +299,8 @@ def _check(runs: Sequence[RunResult], *, allow_invalid: bool) -> None:
         version = run.summary.metric_version
         if version != METRIC_VERSION:
             raise ArtifactError(
-                f"the figures of {run.path} are of metric_version {version}, and this harness's of"
-                f" {METRIC_VERSION}",
-                cause=(
-                    "it was reduced by another version, and nothing that this one measures could be"
-                    " compared with it"
-                ),
+                f"{run.path} has metric_version {version}, but this harness has {METRIC_VERSION}",
+                cause="another version reduced it, so new runs could not be compared with it",
                 next_step=f"harness reduce {run.path}",
             )
     list(identities(runs, ()))
@@ -353,25 +311,13 @@ def _notes(
 ) -> Iterator[str]:
     if len(members) < MIN_REPEATS:
         yield (
-            "One run alone: comparisons with it show ratios and claim nothing. Five repeats make a"
+            "A single run: comparisons with it show ratios but no verdicts. Save five repeats for a"
             " baseline."
         )
-    silent = sorted(
-        {str(member.run.status) for member in members if member.run.status not in CLAIMING}
-    )
-    if silent:
-        yield f"Runs are {', '.join(silent)}: gates decide, and comparisons with it claim nothing."
-    found = [treatment(member) for member in members]
-    mixed = [
-        key
-        for key in dict.fromkeys(k for one in found for k in one)
-        if len({one.get(key) for one in found}) > 1
-    ]
-    if mixed := [key for key in mixed if key not in {"set", "profile"}]:
-        yield (
-            f"Runs differ in {', '.join(mixed)}: they are taken for repeats of each other all the"
-            " same."
-        )
+    if silent := sorted({str(member.run.status) for member in members} - CLAIMING):
+        yield f"Runs are {', '.join(silent)}: gates decide, but comparisons make no claim."
+    if found := mixed(members):
+        yield f"Runs differ in {', '.join(found)}, but count as repeats."
     for one in sets:
         yield from (f"{left_out}." for left_out in one.left_out)
     for run in saved:
@@ -380,7 +326,7 @@ def _notes(
 
 
 def _folders(runs: Sequence[RunResult]) -> list[str]:
-    """Names of the runs' folders: their ids, as far as those can be names."""
+    """Names of the runs' folders: their ids, as far as those are valid names."""
     names: list[str] = []
     for run in runs:
         name = re.sub(r"[^A-Za-z0-9._-]", "_", run.run_id).lstrip(".") or "run"
@@ -391,9 +337,7 @@ def _folders(runs: Sequence[RunResult]) -> list[str]:
 
 
 def _take_place(staged: Path, target: Path, *, replace: bool) -> None:
-    """Put a folder into its place. Of two that do so at once, unless they replace, the second one
-    fails and the first one's stays.
-    """
+    """Move a folder to its place. Of two concurrent moves without `replace`, the second fails."""
     if not replace or not target.exists():
         staged.rename(target)
         return
@@ -411,7 +355,6 @@ def _take_place(staged: Path, target: Path, *, replace: bool) -> None:
 
 
 def _save_run(run: RunResult, to: Path) -> SavedRun:
-    """Copy one run, with as much as fits."""
     to.mkdir()
     source = RunDir(run.path)
     written = read_manifest_json(source)
@@ -422,14 +365,14 @@ def _save_run(run: RunResult, to: Path) -> SavedRun:
     if reducible:
         _copy_inputs(source, RunDir(to))
         if not _fits(to) and _trim_samples(RunDir(to)):
-            left_out.append("samples of server metrics that no figure takes")
+            left_out.append("samples of server metrics that no metric needs")
         reducible = _fits(to) and _reduces_alike(run, to)
     if not reducible:
         left_out += _keep_compared(run.path, to)
     saved = Saved(run.path.resolve().name, reducible, tuple(left_out))
     atomic.write_json(to / "manifest.json", {**written, SAVED: saved.to_dict()})
-    if not reducible and _fits(to, more=_bytes(run.path / _PAGE)):
-        _copy(run.path, to, (_PAGE,))  # the last one that anybody can see of it
+    if not reducible and _fits(to, run.path / _PAGE):
+        _copy(run.path, to, (_PAGE,))  # it cannot be made again
     return SavedRun(
         run=to.name,
         source=run.path.resolve().name,
@@ -444,7 +387,7 @@ def _save_run(run: RunResult, to: Path) -> SavedRun:
         files=tuple(str(path.relative_to(to)) for path in sorted(to.rglob("*")) if path.is_file()),
         left_out=tuple(left_out),
         reducible=reducible,
-        size_bytes=_size(to),
+        size_bytes=_size(to.rglob("*")),
     )
 
 
@@ -456,8 +399,8 @@ def _copy(source: Path, to: Path, names: Sequence[str]) -> None:
 
 
 def _copy_inputs(source: RunDir, to: RunDir) -> None:
-    """Everything that the reduction reads. Journals only where their table was never made: it is
-    made of them here.
+    """Copy everything that the reduction reads. Journals only if their table is missing, which is
+    then made from them.
     """
     _copy(source.root, to.root, ("manifest.json", *_INPUTS))
     if all((to.root / name).exists() for name in _FROM_JOURNALS):
@@ -481,7 +424,7 @@ def _copy_inputs(source: RunDir, to: RunDir) -> None:
 
 
 def _trim_samples(to: RunDir) -> bool:
-    """Keep those samples that take part in a figure; whether any went."""
+    """Keep only the samples that a metric needs; returns whether any were removed."""
     if not to.samples.exists():
         return False
     table = pq.read_table(to.samples)
@@ -502,17 +445,13 @@ def _reduces_alike(run: RunResult, to: Path) -> bool:
 
 
 def _keep_compared(source: Path, to: Path) -> list[str]:
-    """Cut a copy down to what comparisons read; what that leaves out."""
+    """Reduce a copy to what comparisons read; returns what that leaves out."""
     for path in to.iterdir():
         if path.name in _FROM_JOURNALS | {"scrapes", "plan.parquet", "canary-truth.jsonl"}:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     _copy(source, to, _SMALL)
-    left_out = [
-        (
-            "only what a comparison reads was kept: the whole run takes more than"
-            f" {MOST_BYTES / 1e6:.0f} MB"
-        )
-    ]
+    limit = f"{MOST_BYTES / 1e6:.0f} MB"
+    left_out = [f"only what a comparison reads was kept: the complete run is over {limit}"]
     requests = RunDir(source).requests
     if requests.exists():
         columns = [name for name in _COMPARED if name in pq.read_schema(requests).names]
@@ -526,7 +465,7 @@ def _keep_compared(source: Path, to: Path) -> list[str]:
             break
         path.unlink()
         left_out.append(
-            f"{path.relative_to(to)}, which is too large"
+            f"{path.relative_to(to)} (too large)"
             + (": no latency curves" if path.name == "requests.parquet" else "")
         )
     return left_out
@@ -535,21 +474,15 @@ def _keep_compared(source: Path, to: Path) -> list[str]:
 _KEPT: Final = frozenset({"manifest.json", "summary.json"})
 
 
-def _fits(folder: Path, more: int = 0) -> bool:
-    return _size(folder) + more + _NOTE_BYTES <= MOST_BYTES
+def _fits(folder: Path, *more: Path) -> bool:
+    return _size(folder.rglob("*")) + _size(more) + _NOTE_BYTES <= MOST_BYTES
 
 
-def _size(folder: Path) -> int:
-    return sum(_bytes(path) for path in folder.rglob("*") if path.is_file())
-
-
-def _bytes(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
+def _size(paths: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def _started_at(run: RunResult) -> str | None:
     times = (anchor.unix_ns for anchor in run.manifest.clock_anchors)
     unix_ns = next((time for time in times if time is not None), None)
-    if unix_ns is None:
-        return None
-    return datetime.fromtimestamp(unix_ns // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if unix_ns is None else datetime.fromtimestamp(unix_ns // 10**9, UTC).strftime(_UTC)

@@ -1,5 +1,5 @@
-"""Which runs answer the same question. What does not is refused by the name of the key that
-differs, unless that key is allowed.
+"""Checks whether runs are comparable. A key that differs is an error with its name, unless it is
+allowed to differ.
 """
 
 import math
@@ -13,19 +13,13 @@ from harness.core.records import OutputLength, Severity, Status
 from harness.core.units import human_number
 
 OUTPUT_LENGTH_TOLERANCE: Final = 0.02
-"""Largest relative difference of mean output lengths under `natural` before the sides did different
-work.
-"""
+"""Largest relative difference of mean output lengths under `natural` for the same work."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One key that must be equal before figures mean the same thing.
-
-    Attributes:
-        key: its name, as `--allow-mismatch` takes it.
-        required: whether runs that do not say it are refused; else it is noted as unchecked.
-        read: the value of one run, None when it is not recorded.
+    """One key that must be equal. `read` gives a run's value, None if it is not recorded. A missing
+    value is an error if `required`, else it is noted as unchecked.
     """
 
     key: str
@@ -42,22 +36,16 @@ IDENTITY: Final = (
         required=True,
         read=lambda run: run.summary.profile.workload_sha256 or run.manifest.workload_sha256,
     ),
-    Identity(
-        "model",
-        required=True,
-        read=lambda run: run.model.model_id or None,
-    ),
+    Identity("model", required=True, read=lambda run: run.model.model_id or None),
     Identity("tokenizer", required=False, read=lambda run: run.model.fingerprint),
     Identity("output_length", required=True, read=lambda run: run.output_length),
     Identity("context_scale", required=True, read=lambda run: _context_scale(run)),
     Identity("boundary", required=False, read=lambda run: _power_boundary(run)),
 )
-"""Keys that are equal or recorded as allowed. `mean_output_tok` and `verdict` join them with rules
-of their own.
-"""
+"""Keys that must be equal. `mean_output_tok` and `verdict` have rules of their own."""
 
 MISMATCH_KEYS: Final = (*(identity.key for identity in IDENTITY), "mean_output_tok", "verdict")
-"""What `--allow-mismatch` takes."""
+"""Values of `--allow-mismatch`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +57,25 @@ class Mismatch:
     other: str
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.baseline} against {self.other}"
+        return f"{self.key}: {self.baseline} vs. {self.other}"
 
 
 def check_keys(allow: Sequence[str]) -> None:
-    """Refuse names that are no identity key.
+    """Check the names of identity keys.
 
     Raises:
-        ProfileError: one of them is not.
+        ProfileError: an unknown key.
     """
     unknown = [key for key in allow if key not in MISMATCH_KEYS]
     if unknown:
         raise ProfileError(
-            f"{unknown[0]!r} is no identity key",
+            f"unknown identity key {unknown[0]!r}",
             next_step=f"use one of: {', '.join(MISMATCH_KEYS)}",
         )
 
 
 def verdicts(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mismatch]:
-    """Refuse invalid runs.
+    """Check that no run is invalid.
 
     Raises:
         InvalidRunError: a run is invalid and `verdict` is not allowed.
@@ -101,113 +89,97 @@ def verdicts(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mismat
                 f"{run.path} is invalid and cannot be compared",
                 cause=reasons[0] if reasons else "its summary has no verdict",
                 next_step=(
-                    "run it again, or pass --allow-mismatch verdict to see its figures without any"
-                    " claim"
+                    "run it again, or pass --allow-mismatch verdict to show it without any claim"
                 ),
             )
         yield Mismatch("verdict", str(runs[0].status), f"{run.status} ({run.run_id})")
 
 
 def identities(runs: Sequence[RunResult], allow: Sequence[str]) -> Iterator[Mismatch]:
-    """Hold every run's identity keys against the first one's.
+    """Compare every run's identity keys with the first run's.
 
     Raises:
-        NotComparableError: a key differs or is not recorded; it and both values are named.
+        NotComparableError: a key differs or is not recorded.
     """
     first = runs[0]
     for identity in IDENTITY:
         mine = identity.read(first)
-        if (
-            identity.key == "boundary"
-            # the first run that has power says it: one without has rows that are absent, not
-            # another boundary
-        ):
+        if identity.key == "boundary":
+            # Of the first run with power: one without has absent rows, not another boundary.
             first = next((run for run in runs if identity.read(run) is not None), runs[0])
             mine = identity.read(first)
         if mine is None and identity.required and identity.key not in allow:
             raise NotComparableError(
-                f"{first.path} does not record its {identity.key}, so nothing can be compared"
-                " with it",
-                cause="it was made by another version, or its manifest is incomplete",
+                f"{first.path} does not record its {identity.key} and cannot be compared",
+                cause="another version made it, or its manifest is incomplete",
                 next_step=f"run it again, or pass --allow-mismatch {identity.key}",
             )
         for run in runs:
             its = identity.read(run)
             if mine == its or (identity.key == "boundary" and None in {mine, its}):
                 continue
-            yield _mismatch(
-                identity.key,
-                (_said(mine), str(first.path)),
-                (_said(its), str(run.path)),
-                run.run_id,
-                allow,
-            )
+            pair = (_shown(mine), str(first.path)), (_shown(its), str(run.path))
+            yield _mismatch(identity.key, *pair, run.run_id, allow)
 
 
 def output_lengths(
     sides: Mapping[str, Sequence[RunResult]], allow: Sequence[str]
 ) -> Iterator[Mismatch]:
-    """Under `natural` the server decides how much work it does; beyond 2 %, and beyond chance, it
-    was not the same work.
+    """Under `natural` the server decides how much work it does: mean output lengths of sides must
+    agree within 2% or within chance.
 
-    The means of whole sides are compared: lengths of single repeats differ by their seeds. What
-    chance does is known from the runs' own intervals; without these the 2 % decide alone.
+    Single repeats are not compared, because their lengths depend on their seeds. Chance is
+    estimated from the runs' confidence intervals; without these only the 2% count.
 
     Raises:
-        NotComparableError: mean output lengths of two sides lie further apart.
+        NotComparableError: mean output lengths of two sides differ by more.
     """
-    (first, baseline), *others = sides.items()
-    mine = _mean_output(baseline)
-    for label, members in others:
-        if OutputLength.NATURAL not in {run.output_length for run in (*baseline, *members)}:
-            continue
-        its = _mean_output(members)
+    for (first, baseline, mine), (label, members, its), chance in _natural(sides):
         if mine is None and its is None:
-            continue  # neither has an answer: every row about answers is absent
-        if (
-            mine is not None
-            and its is not None
-            and not _apart(mine, its, _chance(baseline, members))
-        ):
+            continue  # neither has a response: every row about responses is absent
+        if mine is not None and its is not None and not _apart(mine, its, chance):
             continue
-        said = [
-            human_number(value) if value is not None else "nothing recorded"
-            for value in (mine, its)
-        ]
-        yield _mismatch(
-            "mean_output_tok",
-            (said[0], _where(first, baseline)),
-            (said[1], _where(label, members)),
-            label,
-            allow,
-        )
+        a, b = (_shown(None if one is None else human_number(one)) for one in (mine, its))
+        pair = (a, _where(first, baseline)), (b, _where(label, members))
+        yield _mismatch("mean_output_tok", *pair, label, allow)
 
 
 def lengths_by_chance(sides: Mapping[str, Sequence[RunResult]]) -> Iterator[str]:
-    """Sides whose mean output lengths lie beyond the tolerance, but not beyond chance: they are
-    compared, and it is told.
+    """Notes on sides whose mean output lengths differ by more than the tolerance, but within
+    chance.
     """
-    (first, baseline), *others = sides.items()
-    mine = _mean_output(baseline)
-    for label, members in others:
-        its = _mean_output(members)
-        if (
-            mine is None
-            or its is None
-            or OutputLength.NATURAL not in {run.output_length for run in (*baseline, *members)}
-        ):
+    for (first, _, mine), (label, _, its), chance in _natural(sides):
+        if mine is None or its is None:
             continue
-        chance = _chance(baseline, members)
         if _apart(mine, its) and not _apart(mine, its, chance):
             yield (
-                f"Mean output lengths of {first} and {label}, {human_number(mine)} and"
-                f" {human_number(its)} tokens, are more than {OUTPUT_LENGTH_TOLERANCE:.0%} apart;"
-                f" so few answers leave that to chance (±{human_number(chance)})."
+                f"Mean output lengths of {first} and {label} ({human_number(mine)} and"
+                f" {human_number(its)} tokens) differ by more than {OUTPUT_LENGTH_TOLERANCE:.0%},"
+                f" but within chance (±{human_number(chance)})."
             )
 
 
+_Lengths = tuple[str, Sequence[RunResult], float | None]
+
+
+def _natural(
+    sides: Mapping[str, Sequence[RunResult]],
+) -> Iterator[tuple[_Lengths, _Lengths, float]]:
+    """The baseline and each side with natural lengths: (label, runs, mean output length) of both,
+    and the difference that chance explains.
+    """
+    (first, baseline), *others = sides.items()
+    for label, members in others:
+        if OutputLength.NATURAL in {run.output_length for run in (*baseline, *members)}:
+            pair = (
+                (first, baseline, _mean_output(baseline)),
+                (label, members, _mean_output(members)),
+            )
+            yield *pair, _chance(baseline, members)
+
+
 def unchecked(runs: Sequence[RunResult]) -> list[str]:
-    """Keys that no run records, so that nothing was held against anything."""
+    """Optional keys that no run records, so that they were not compared."""
     return [
         one.key
         for one in IDENTITY
@@ -221,22 +193,19 @@ def _mismatch(
     if key not in allow:
         raise NotComparableError(
             f"the runs differ in {key}: {mine[0]} in {mine[1]}, {its[0]} in {its[1]}",
-            cause=(
-                "they do not answer the same question, so a ratio of their figures would mean"
-                " nothing"
-            ),
+            cause="they did not measure the same thing, so ratios of their metrics mean nothing",
             next_step=(
                 f"{_TO_EQUAL.get(key, f'compare runs with equal {key}')}, or pass --allow-mismatch"
-                f" {key}, which the result will show"
+                f" {key} (the result shows it)"
             ),
         )
     return Mismatch(key, mine[0], f"{its[0]} ({whose})")
 
 
 _TO_EQUAL: Final[Mapping[str, str]] = {
-    "metric_version": "bring both to this harness's definitions with `harness reduce RUN`",
+    "metric_version": "update both with `harness reduce RUN`",
 }
-"""What makes a key equal, where it is not another run."""
+"""How to make a key equal without another run."""
 
 
 def _where(label: str, members: Sequence[RunResult]) -> str:
@@ -254,8 +223,8 @@ def _apart(mine: float, its: float, chance: float = 0.0) -> bool:
 
 
 def _chance(*sides: Sequence[RunResult]) -> float:
-    """Half-width of the 95 % interval of how far two sides' mean lengths lie apart, by their runs'
-    intervals; 0 where a run has none.
+    """Half-width of the 95% interval of the difference of two sides' mean lengths; 0 if a run has
+    none.
     """
     squares = 0.0
     for members in sides:
@@ -273,13 +242,13 @@ def _context_scale(run: RunResult) -> object:
 
 
 def _power_boundary(run: RunResult) -> str | None:
-    """Boundary of the figures at the run's first power boundary; None without power."""
-    figures = (run.figure(key) for key in ("power_w", "energy_j", "output_tok_per_j"))
-    return next((figure.boundary for figure in figures if figure.value is not None), None)
+    """The run's first power boundary; None without power."""
+    found = (run.figure(key) for key in ("power_w", "energy_j", "output_tok_per_j"))
+    return next((one.boundary for one in found if one.value is not None), None)
 
 
-def _said(value: object) -> str:
-    return "nothing recorded" if value is None else str(value)
+def _shown(value: object) -> str:
+    return "not recorded" if value is None else str(value)
 
 
 def mapping(value: object) -> Mapping[str, Any]:

@@ -1,8 +1,7 @@
-"""Runs against each other: refused unless they answer the same question, and judged only where
-repeats allow it.
+"""Compares runs: only comparable ones, with a verdict only where repeats support it.
 
-What is named makes sides (`harness.compare.groups`); the first is the baseline A, the others are B,
-C, … Hardware and settings are what differs on purpose: they head the table.
+Arguments make sides (`harness.compare.groups`); the first is the baseline A, the others are B, C, …
+Hardware and settings that differ on purpose head the table.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from pydantic import Field
 
 from harness.artifacts.run_result import RunResult
 from harness.compare.comparability import (
-    MISMATCH_KEYS,
     Mismatch,
     check_keys,
     identities,
@@ -30,9 +28,10 @@ from harness.compare.groups import (
     Treatment,
     group,
     load_set,
+    members_of,
+    mixed,
     names,
     side_label,
-    treatment,
     treatments,
 )
 from harness.compare.ratios import (
@@ -40,10 +39,8 @@ from harness.compare.ratios import (
     CLAIMING,
     HEADLINE,
     MIN_REPEATS,
-    Cell,
     Row,
     Spread,
-    Word,
     rows,
 )
 from harness.core.errors import ArtifactError, ProfileError
@@ -51,31 +48,11 @@ from harness.core.records import Status
 from harness.core.units import human_number
 from harness.profile.thresholds import Threshold
 
-__all__ = [
-    "HEADLINE",
-    "MISMATCH_KEYS",
-    "Cell",
-    "Comparison",
-    "Row",
-    "Side",
-    "Spread",
-    "Treatment",
-    "Word",
-    "compare_runs",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """Runs that are repeats of each other.
-
-    Attributes:
-        label: A for the baseline, then B, C, …
-        name: what tells it from the others.
-        runs: their run ids.
-        paths: their folders.
-        statuses: their verdicts.
-        seeds: of their plans.
+    """Runs that are repeats of each other: A is the baseline, then B, C, … `name` is from what
+    distinguishes it from the others.
     """
 
     label: str
@@ -87,14 +64,13 @@ class Side:
 
     @property
     def title(self) -> str:
-        """Label and name."""
         return f"{self.label}: {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Sides, what differs between them on purpose, and a table of ratios to the first; one side
-    alone shows its repeats' spread.
+    """Sides, what differs between them on purpose, and ratios to the first; a single side shows the
+    spread of its repeats.
     """
 
     sides: tuple[Side, ...]
@@ -105,7 +81,6 @@ class Comparison:
     notes: tuple[str, ...]
 
     def treatment_columns(self) -> tuple[str, ...]:
-        """Headings of `treatment_rows`."""
         return (
             "treatment",
             *(
@@ -115,25 +90,23 @@ class Comparison:
         )
 
     def treatment_rows(self) -> list[tuple[str, ...]]:
-        """What heads the table: verdicts, then treatments, those that differ first and marked."""
+        """Verdicts, then treatments; those that differ are first and marked."""
         verdicts_row = ("verdict", *(", ".join(sorted(set(side.statuses))) for side in self.sides))
         ordered = sorted(self.treatments, key=lambda treatment: not treatment.differs)
         return [verdicts_row, *((f"* {t.key}" if t.differs else t.key, *t.values) for t in ordered)]
 
     def columns(self) -> tuple[str, ...]:
-        """Headings of `rows`."""
         if len(self.sides) == 1:
-            return ("metric", "unit", "mean", "95 % interval", "CV", "runs")
+            return ("metric", "unit", "mean", "95% CI", "CV", "runs")
         others = [side.label for side in self.sides[1:]]
         return (
             "metric",
             "unit",
             "A",
-            *(text for label in others for text in (label, f"{label}/A", "says")),
+            *(text for label in others for text in (label, f"{label}/A", "result")),
         )
 
     def rows(self) -> list[tuple[str, ...]]:
-        """The table of ratios as text; of one side alone, means with their t-intervals."""
         if len(self.sides) == 1:
             return [(row.name, row.unit, *_spread_text(row.spreads[0])) for row in self.metrics]
         return [
@@ -151,11 +124,10 @@ class Comparison:
         ]
 
     def repeat_columns(self) -> tuple[str, ...]:
-        """Headings of `repeat_rows`."""
         return ("side", "run", "seed", *(row.name for row in self._headline()))
 
     def repeat_rows(self) -> list[tuple[str, ...]]:
-        """Every repeat's headline figures; outliers are marked ‡ and kept. Empty where no side has
+        """Headline metrics of every repeat; outliers are marked ‡ and kept. Empty if no side has
         two runs.
         """
         if all(len(side.runs) < MIN_REPEATS for side in self.sides):
@@ -164,44 +136,30 @@ class Comparison:
         for position, side in enumerate(self.sides):
             for run, seed in zip(side.runs, side.seeds or (None,) * len(side.runs), strict=True):
                 spreads = [row.spreads[position] for row in self._headline()]
-                figures = [
+                values = [
                     human_number(spread.values[run]) + (" ‡" if run in spread.outliers else "")
                     for spread in spreads
                 ]
-                shown.append((side.label, run, "—" if seed is None else str(seed), *figures))
+                shown.append((side.label, run, "—" if seed is None else str(seed), *values))
         return shown
 
     def to_markdown(self) -> str:
-        """Everything, for a terminal or a pull request."""
         runs = [f"- {side.title}: {', '.join(side.runs)}" for side in self.sides]
-        allowed = [f"- **mismatch allowed:** {mismatch}" for mismatch in self.allowed]
-        repeats = self.repeat_rows()
-        parts = [
-            "# Comparison",
-            "",
-            *runs,
-            *allowed,
-            "",
-            *table(self.treatment_columns(), self.treatment_rows()),
-            "",
-        ]
-        parts += ["Rows marked * differ.", ""] if len(self.sides) > 1 else []
+        blocks = ["# Comparison", "\n".join([*runs, *self.allowed_lines()])]
+        blocks.append(table(self.treatment_columns(), self.treatment_rows()))
+        if len(self.sides) > 1:
+            blocks.append("Rows marked * differ.")
         if self.gates:
-            parts += [
-                "## Gates",
-                "",
-                *table(GateResult.COLUMNS, [gate.row() for gate in self.gates]),
-                "",
-            ]
-        parts += [*table(self.columns(), self.rows()), ""]
-        if repeats:
-            parts += [
-                "Every repeat (‡ stands apart from the others; kept):",
-                "",
-                *table(self.repeat_columns(), repeats),
-                "",
-            ]
-        return "\n".join([*parts, *(f"- {note}" for note in self.notes), ""])
+            rows = [gate.row() for gate in self.gates]
+            blocks += ["## Gates", table(GateResult.COLUMNS, rows)]
+        blocks.append(table(self.columns(), self.rows()))
+        if repeats := self.repeat_rows():
+            heading = "All repeats (‡ outlier; counted):"
+            blocks += [heading, table(self.repeat_columns(), repeats)]
+        return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in self.notes)]) + "\n"
+
+    def allowed_lines(self) -> list[str]:
+        return [f"- **mismatch allowed:** {mismatch}" for mismatch in self.allowed]
 
     def _headline(self) -> list[Row]:
         return [row for row in self.metrics if row.key in HEADLINE]
@@ -216,36 +174,33 @@ def compare_runs(
     gates: Sequence[Threshold] = (),
     sensor_error: float = BOARD_SENSOR_ERROR,
 ) -> Comparison:
-    """Compare runs with the first one, or sets of repeats with the first set.
+    """Compare runs or folders of repeats with the first one, or with `baseline`, which is side A
+    then.
 
     Args:
         paths: run directories, or folders of repeats.
-        allow_mismatch: identity keys that may differ all the same (`MISMATCH_KEYS`); what they
-            covered is part of the result.
-        baseline: run or folder that is side A, before all others.
+        allow_mismatch: keys that may differ (`MISMATCH_KEYS`); the result lists the differences.
+        baseline: run or folder.
         group_by: treatment keys whose equal values make a side; default: each variant of each
             folder, or runs of equal treatment.
-        gates: conditions on every side but the baseline (on the only side where there is one).
-        sensor_error: bound of a board's gain error, relative.
+        gates: conditions on every side but the baseline, or on the only side.
+        sensor_error: bound of a GPU sensor's gain error, relative.
 
     Raises:
-        ProfileError: nothing to compare, one run twice, a baseline of several variants, or an
-            unknown key.
-        ArtifactError: a directory that is no reduced run, or a series of which no run of its first
-            profile has finished.
+        ProfileError: nothing to compare, a run twice, a baseline of several variants, or an unknown
+            key.
+        ArtifactError: not a reduced run, or a series whose first variant has no finished run.
         InvalidRunError: an invalid run, unless `verdict` is allowed.
-        NotComparableError: an identity key differs, or is not recorded; it and both values are
-            named.
+        NotComparableError: an identity key differs or is not recorded.
     """
     check_keys(allow_mismatch)
     sets = [load_set(path) for path in ([baseline] if baseline is not None else []) + list(paths)]
-    members = _members(sets)
+    members = members_of(sets)
     if baseline is not None:
         _one_variant(sets[0])
     elif sets[0].missing[:1] == sets[0].variants[:1] != ():
         raise ArtifactError(
-            f"no run of {sets[0].missing[0]!r} has finished in {sets[0].path}, and it is the"
-            " baseline of that series",
+            f"the baseline variant {sets[0].missing[0]!r} of {sets[0].path} has no finished run",
             next_step=f"harness repeat --resume {sets[0].path}",
         )
     runs = [member.run for member in members]
@@ -262,7 +217,14 @@ def compare_runs(
     called = names(sides, group_by)
     return Comparison(
         sides=tuple(
-            _side(label, name, side)
+            Side(
+                label=label,
+                name=name,
+                runs=tuple(run.run_id for run in side),
+                paths=tuple(str(run.path) for run in side),
+                statuses=tuple(str(run.status) for run in side),
+                seeds=tuple(run.manifest.seed for run in side),
+            )
             for (label, side), name in zip(plain.items(), called, strict=True)
         ),
         treatments=treatments(sides),
@@ -281,20 +243,16 @@ def _one_variant(baseline: RunSet) -> None:
     names = list(dict.fromkeys(str(run.manifest.variant) for run in baseline.runs))
     if len(names) > 1:
         raise ProfileError(
-            f"the baseline {baseline.path} holds {len(names)} variants: {', '.join(names)}",
-            cause="a baseline is one side",
-            next_step=(
-                f"keep one of them: harness baseline save NAME {baseline.path} --variant {names[0]}"
-            ),
+            f"the baseline {baseline.path} has {len(names)} variants: {', '.join(names)}",
+            cause="a baseline is one side of a comparison",
+            next_step=f"harness baseline save NAME {baseline.path} --variant {names[0]}",
         )
 
 
 def _withheld(
     results: Sequence[GateResult], sides: Mapping[str, Sequence[RunResult]]
 ) -> tuple[GateResult, ...]:
-    """Gates as they are, but none that passes on invalid runs: those were let in to be looked at,
-    without any claim.
-    """
+    """The gates, without any that pass on invalid runs: those are shown without a claim."""
     first = next(iter(sides.values()))
 
     def shown(result: GateResult) -> GateResult:
@@ -303,33 +261,14 @@ def _withheld(
         )
         if not invalid or result.outcome is Outcome.FAILED:
             return result
-        return replace(
-            result,
-            outcome=Outcome.ABSENT,
-            reason=f"nothing follows from invalid runs: {', '.join(invalid)}",
-        )
+        reason = f"invalid runs support no claim: {', '.join(invalid)}"
+        return replace(result, outcome=Outcome.ABSENT, reason=reason)
 
     return tuple(shown(result) for result in results)
 
 
-def _members(sets: Sequence[RunSet]) -> list[Member]:
-    members = [Member(run, one) for one in sets for run in one.runs]
-    seen: dict[str, Path] = {}
-    for member in members:
-        run = member.run
-        if run.run_id in seen:
-            raise ProfileError(
-                f"{run.path} and {seen[run.run_id]} are the same run, {run.run_id}",
-                next_step="name each run once: a run is no repeat of itself",
-            )
-        seen[run.run_id] = run.path
-    return members
-
-
 def _with_baseline(sides: Mapping[str, list[Member]], baseline: RunSet) -> dict[str, list[Member]]:
-    """Sides with the baseline's runs as one of their own: they never mix with what is held against
-    them.
-    """
+    """Sides with the baseline's runs as the first, separate from all others."""
     mine = [member for side in sides.values() for member in side if member.argument is baseline]
     others = [
         kept
@@ -337,17 +276,6 @@ def _with_baseline(sides: Mapping[str, list[Member]], baseline: RunSet) -> dict[
         if (kept := [member for member in side if member.argument is not baseline])
     ]
     return {side_label(position): side for position, side in enumerate([mine, *others])}
-
-
-def _side(label: str, name: str, members: Sequence[RunResult]) -> Side:
-    return Side(
-        label=label,
-        name=name,
-        runs=tuple(run.run_id for run in members),
-        paths=tuple(str(run.path) for run in members),
-        statuses=tuple(str(run.status) for run in members),
-        seeds=tuple(run.manifest.seed for run in members),
-    )
 
 
 def _notes(
@@ -358,64 +286,48 @@ def _notes(
     by: Sequence[str],
 ) -> Iterator[str]:
     groups = {label: [member.run for member in members] for label, members in sides.items()}
-    plain = [
-        {key: value for key, value in treatment(m).items() if key not in {"set", "profile"}}
-        for side in sides.values()
-        for m in side
-    ]
-    if len(sides) > 1 and all(one == plain[0] for one in plain):
+    if len(sides) > 1 and not mixed(member for side in sides.values() for member in side):
         yield (
             "All runs have the same treatment: ratios show the spread between runs of one system,"
-            " no effect."
+            " not an effect."
         )
     few = [label for label, members in groups.items() if len(members) < MIN_REPEATS]
     if few:
         yield (
-            f"Too few repeats ({', '.join(few)}): comparisons stand on at least {MIN_REPEATS} runs"
-            " a side, each with a fresh seed and a fresh server. Intervals of single runs are"
-            " within-run: how steady each was, not whether they differ."
+            f"Too few repeats ({', '.join(few)}): a comparison needs at least {MIN_REPEATS} runs"
+            " per side, each with a new seed and a newly started server. Intervals of single runs"
+            " are within-run: they show how steady a run was, not whether runs differ."
         )
     if len(few) < len(sides) and len(sides) > 1:
         yield (
-            "Across repeats: ratios of geometric means with Welch's 95 % t-interval; better and"
-            " worse are said after Holm's correction, at 5 % for a side's headline figures"
-            " together, and at 5 % for all its others together. Energy on different boards must"
-            f" differ by more than their sensors' error as well ({sensor_error:.0%} a board)."
+            "Across repeats: ratios of geometric means with Welch's 95% t-interval. Better and"
+            " worse are significant after Holm's correction, at 5% for all headline metrics of a"
+            " side and at 5% for all others. Energy on different GPUs must also differ by more than"
+            f" their sensor error ({sensor_error:.0%} per GPU)."
         )
     for label, members in groups.items():
         if len(members) > 1 and len({run.manifest.seed for run in members}) < len(members):
             yield (
-                f"Runs of {label} share a seed: they are not independent, and their spread is too"
-                " small."
+                f"Runs of {label} share a seed: they are not independent, so their spread is"
+                " underestimated."
             )
     for label, side in sides.items():
-        found = [treatment(member) for member in side]
-        mixed = [
-            key
-            for key in dict.fromkeys(k for one in found for k in one)
-            if len({one.get(key) for one in found}) > 1
-        ]
-        mixed = [key for key in mixed if key not in {"set", "profile", *by}]
-        if mixed:
-            yield (
-                f"Runs of {label} differ in {', '.join(mixed)}: they are taken for repeats of each"
-                " other all the same."
-            )
+        if found := mixed(side, by):
+            yield f"Runs of {label} differ in {', '.join(found)}, but count as repeats."
     yield from lengths_by_chance(groups)
     for key in unchecked(runs):
-        yield f"No run records its {key}: that it is equal was not checked."
+        yield f"No run records its {key}: it was not compared."
     made_by = {(run.manifest.harness and run.manifest.harness.version) or "unknown" for run in runs}
     if len(made_by) > 1:
         yield f"Made by different versions of the harness: {', '.join(sorted(made_by))}."
     for status in dict.fromkeys(run.status for run in runs if run.status not in CLAIMING):
         mine = [run.run_id for run in runs if run.status is status]
         are, them = ("is", "it") if len(mine) == 1 else ("are", "them")
-        yield f"{', '.join(mine)} {are} {status}: nothing is claimed from {them}."
+        yield f"{', '.join(mine)} {are} {status}: no claim is made from {them}."
     for one in sets:
-        for left_out in one.left_out:
-            yield f"{left_out}."
+        yield from (f"{left_out}." for left_out in one.left_out)
         for name in one.missing:
-            yield f"No run of {name} has finished in {one.path.name}: it is no side."
+            yield f"{name} has no finished run in {one.path.name} and is not a side."
 
 
 def _spread_text(spread: Spread) -> tuple[str, ...]:
@@ -432,14 +344,11 @@ def _spread_text(spread: Spread) -> tuple[str, ...]:
     )
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table."""
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
 
     def line(cells: Sequence[str]) -> str:
-        return (
-            "| "
-            + " | ".join(" ".join(cell.replace("|", "\\|").split("\n")) for cell in cells)
-            + " |"
-        )
+        shown = (cell.replace("|", "\\|").replace("\n", " ") for cell in cells)
+        return f"| {' | '.join(shown)} |"
 
-    return [line(columns), "|" + " --- |" * len(columns), *(line(row) for row in rows)]
+    return "\n".join([line(columns), "|" + " --- |" * len(columns), *map(line, rows)])

@@ -1,6 +1,4 @@
-"""Gates for machines that read them: JUnit XML, GitHub annotations, a Markdown summary for a pull
-request.
-"""
+"""Gates for CI: JUnit XML, GitHub annotations, and a Markdown summary for a pull request."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +14,7 @@ _SHOWN: Final = frozenset({Word.BETTER, Word.WORSE})
 
 
 def junit(gates: Sequence[GateResult], *, strict: bool = False) -> str:
-    """JUnit XML: a suite a side, a case a gate. Too few repeats are a skipped case, or with
+    """JUnit XML: one suite per side, one case per gate. Too few repeats are a skipped case, or with
     `strict` a failure.
     """
     root = ET.Element("testsuites", name="harness gates")
@@ -49,18 +47,13 @@ def junit(gates: Sequence[GateResult], *, strict: bool = False) -> str:
 
 
 def github(gates: Sequence[GateResult], *, strict: bool = False) -> list[str]:
-    """Workflow commands of GitHub Actions, one a gate: an error where it fails, a warning where it
-    cannot tell, else a notice.
+    """Workflow commands of GitHub Actions, one per gate: an error if it fails, a warning with too
+    few repeats, else a notice.
     """
     lines = []
     for gate in gates:
-        level = (
-            "error"
-            if gate.failed(strict=strict)
-            else "warning"
-            if gate.outcome is Outcome.TOO_FEW
-            else "notice"
-        )
+        level = "warning" if gate.outcome is Outcome.TOO_FEW else "notice"
+        level = "error" if gate.failed(strict=strict) else level
         title = _property(f"{gate.threshold.text}: {gate.outcome}")
         lines.append(f"::{level} title={title}::{_data(sentence(gate))}")
     return lines
@@ -71,28 +64,24 @@ def sentence(gate: GateResult) -> str:
     _, side, baseline, value, change, least, outcome, reason = gate.row()
     if gate.value is None:
         return f"side {side}: {gate.threshold.text}: {outcome} ({reason})"
-    against = f" against {baseline}" if gate.threshold.relative else ""
-    runs = (
-        f"{gate.n_baseline} + {gate.n} runs"
-        if gate.threshold.relative
-        else f"{gate.n} run{'' if gate.n == 1 else 's'}"
-    )
-    detects = (
-        f"; finds changes for the worse of {least.removeprefix('≥ ')} nine times in ten"
-        if gate.detectable is not None
-        else ""
-    )
+    parts = [f"{value} (baseline {baseline})" if gate.threshold.relative else value]
+    if change != "—":
+        parts.append(change)
+    parts.append(f"{gate.n_baseline} + {gate.n} runs" if gate.threshold.relative else _runs(gate.n))
+    if gate.detectable is not None:
+        parts.append(f"minimum detectable loss {least.removeprefix('≥ ')}")
     because = f" ({reason})" if reason else ""
-    band = f", {change}" if change != "—" else ""
-    return (
-        f"side {side}: {gate.threshold.figure} is {value}{against}{band}, {runs}{detects}:"
-        f" {outcome}{because}"
-    )
+    metric = gate.threshold.figure
+    return f"side {side}: {metric} is {', '.join(parts)}: {outcome}{because}"
+
+
+def _runs(n: int) -> str:
+    return f"{n} run{'' if n == 1 else 's'}"
 
 
 def summary(comparison: Comparison, *, strict: bool = False) -> str:
-    """Markdown for a pull request or a job's summary page: the answer first, then gates, then what
-    differs.
+    """Markdown for a pull request or a job's summary page: the result first, then gates, then
+    differences.
     """
     gates = comparison.gates
     failed = [gate for gate in gates if gate.failed(strict=strict)]
@@ -100,40 +89,36 @@ def summary(comparison: Comparison, *, strict: bool = False) -> str:
     if failed:
         head = f"❌ {len(failed)} of {len(gates)} gates failed"
     elif unclear:
-        head = f"⚠️ {len(unclear)} of {len(gates)} gates had too few repeats to tell; none failed"
+        head = f"⚠️ {len(unclear)} of {len(gates)} gates had too few repeats; none failed"
     elif gates:
         head = f"✅ {len(gates)} of {len(gates)} gates passed"
     else:
         head = "Comparison"
-    parts = [f"## {head}", ""]
+    blocks = [f"## {head}"]
     if gates:
-        parts += [*table(GateResult.COLUMNS, [gate.row() for gate in gates]), ""]
-    parts += [f"- **mismatch allowed:** {mismatch}" for mismatch in comparison.allowed]
-    differing = [row for row in comparison.treatment_rows() if row[0].startswith("* ")]
+        blocks.append(table(GateResult.COLUMNS, [gate.row() for gate in gates]))
+    if comparison.allowed:
+        blocks.append("\n".join(comparison.allowed_lines()))
+    verdicts, *treatments = comparison.treatment_rows()
+    shown = comparison.rows()
     if len(comparison.sides) > 1:
-        parts += [
-            *table(comparison.treatment_columns(), [comparison.treatment_rows()[0], *differing]),
-            "",
-        ]
+        differing = [row for row in treatments if row[0].startswith("* ")]
+        blocks.append(table(comparison.treatment_columns(), [verdicts, *differing]))
         changed = [
-            shown
-            for row, shown in zip(comparison.metrics, comparison.rows(), strict=True)
+            cells
+            for row, cells in zip(comparison.metrics, shown, strict=True)
             if any(cell.word in _SHOWN for cell in row.cells)
         ]
-        parts += (
-            [*table(comparison.columns(), changed), ""]
-            if changed
-            else ["No figure differs detectably.", ""]
+        blocks.append(
+            table(comparison.columns(), changed) if changed else "No metric differs detectably."
         )
-    parts += [
-        "<details><summary>All figures</summary>",
-        "",
-        *table(comparison.columns(), comparison.rows()),
-        "",
+    blocks += [
+        "<details><summary>All metrics</summary>",
+        table(comparison.columns(), shown),
         "</details>",
-        "",
+        "\n".join(f"- {note}" for note in comparison.notes),
     ]
-    return "\n".join([*parts, *(f"- {note}" for note in comparison.notes), ""])
+    return "\n\n".join(blocks) + "\n"
 
 
 def _xml(text: str) -> str:

@@ -1,13 +1,12 @@
-"""Gates: thresholds on sets of repeats, decided with the noise that the repeats show.
+"""Gates: thresholds on sets of repeats, decided with the noise of the repeats.
 
-A gate on a share of the baseline fails where the loss is both beyond the gate's own margin and more
-than noise, the latter at an error of 1 % for all gates together (Welch's t-test on the logarithm,
-one-sided, Holm's correction): systems that are equal fail a gate in at most 1 of 100 comparisons,
-whatever their noise. It passes only where the repeats could have told: a true loss of three times
-the margin has to be found nine times in ten, or the whole noise band lies within the margin; else
-the answer is "too few repeats". A gate on a number fails where the figure lies beyond the number by
-more than noise, passes where it lies within it by more than noise, and has too few repeats in
-between.
+A gate on a share of the baseline fails if the loss exceeds both the gate's margin and the noise,
+the latter at an error of 1% for all gates together (Welch's t-test on the logarithm, one-sided,
+Holm's correction). Equal systems fail a gate in at most 1 of 100 comparisons, whatever their noise.
+It passes only if the repeats have enough power: a true loss of three times the margin must be found
+with 90% probability, or the whole noise band must lie within the margin. Otherwise the result is
+"too few repeats". A gate on a number fails if the value exceeds the limit by more than noise,
+passes if it is within the limit by more than noise, and has too few repeats in between.
 """
 
 import math
@@ -16,6 +15,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from operator import attrgetter
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, ClassVar, Final
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator
@@ -30,13 +30,12 @@ from harness.compare.hypothesis_tests import (
     POWER,
     Design,
     holm,
-    mean,
     one_sample,
     two_samples,
     variance,
-    welch,
 )
-from harness.compare.ratios import BOARD_SENSOR_ERROR, MIN_REPEATS, systematic_error
+from harness.compare.ratios import BOARD_SENSOR_ERROR, MIN_REPEATS, log_welch, systematic_error
+from harness.compare.thresholds import value_of
 from harness.core.errors import ProfileError
 from harness.core.metrics import METRICS
 from harness.core.units import human_number
@@ -44,17 +43,18 @@ from harness.profile.thresholds import Threshold, parse_threshold
 from harness.reduce.statistics.student_t import t_beyond, t_quantile
 
 GATE_ALPHA: Final = 0.01
-"""How often a gate may fail although nothing is worse, over all gates of one side together."""
+"""False-positive rate of all gates of one side together."""
 SEEN_MARGINS: Final = 3.0
-"""A gate passes only where a true loss of so many margins would have been found nine times in ten.
-"""
+"""A gate passes only if a true loss of this many margins would be found with 90% probability."""
 _MOST_REPEATS: Final = 200
 _WIDE: Final = 10.0
-"""Two repeats can leave intervals of any width: beyond this the digits say nothing."""
+"""From this relative change on, text shows a bound only: two repeats give intervals of
+any width.
+"""
 
 
 class Outcome(StrEnum):
-    """What a gate says."""
+    """Result of a gate."""
 
     PASSED = "passed"
     FAILED = "FAILED"
@@ -64,27 +64,19 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """One gate on one side.
+    """One gate on one side; an absent value never passes.
 
     Attributes:
-        side: label of the side that was held against it.
-        threshold: the gate.
-        outcome: what it says; an absent figure never passes.
-        value: mean of the side's runs, in the metric's unit; None when any of them lacks it.
-        baseline: the baseline's mean; None for a gate on a number, or where it is absent.
-        ratio: value / baseline's, of geometric means; None likewise.
+        value: mean over the side's runs, in the metric's unit; None if any of them lacks it.
+        baseline: mean of the baseline; None for a gate on a number, or if it is absent.
+        ratio: value / baseline, of geometric means.
         low: lower end of the noise band: of the ratio, or of the value for a gate on a number; None
             without repeats.
-        high: its upper end.
-        n: runs of the side.
-        n_baseline: runs of the baseline.
         cv: coefficient of variation of the side's runs; None with one run.
-        cv_baseline: of the baseline's.
-        detectable: smallest true change for the worse that this gate finds nine times in ten,
-            relative (to the limit, for a gate on a number); None where the spread is not known.
-        repeats_wanted: repeats a side after which it could tell; None where it can, or no number of
-            repeats would do.
-        reason: in words.
+        detectable: minimum detectable loss at 90% power, relative (to the limit, for a gate on a
+            number).
+        repeats_wanted: repeats per side for a decision; None if there is one, or no number of
+            repeats is enough.
     """
 
     COLUMNS: ClassVar[tuple[str, ...]] = (
@@ -120,42 +112,29 @@ class GateResult:
     reason: str = ""
 
     def failed(self, *, strict: bool = False) -> bool:
-        """Whether the command fails on it.
-
-        Args:
-            strict: whether too few repeats are a failure as well.
-        """
+        """Whether the command fails on this gate; with `strict`, too few repeats fail as well."""
         return self.outcome in {Outcome.FAILED, Outcome.ABSENT} or (
             strict and self.outcome is Outcome.TOO_FEW
         )
 
     def row(self) -> tuple[str, ...]:
-        """As text, under `COLUMNS`."""
-        if self.threshold.relative:
+        relative = self.threshold.relative
+        change = band = ""
+        if relative:
             change = "—" if self.ratio is None else _signed(self.ratio - 1)
-            band = (
-                ""
-                if self.low is None or self.high is None
-                else f" [{_signed(self.low - 1)}, {_signed(self.high - 1)}]"
+        if self.low is not None and self.high is not None:
+            low, high = (
+                _signed(end - 1) if relative else human_number(end) for end in (self.low, self.high)
             )
-        else:
-            change = ""
-            band = (
-                ""
-                if self.low is None or self.high is None
-                else f"[{human_number(self.low)}, {human_number(self.high)}]"
-            )
-        least = (
-            "—"
-            if self.detectable is None
-            else f"≥ {self.detectable:.1%}"
-            if self.detectable < _WIDE
-            else f"> {_WIDE:.0%}"
-        )
+            band = f" [{low}, {high}]"
+        least = "—"
+        if self.detectable is not None:
+            wide = self.detectable >= _WIDE
+            least = f"> {_WIDE:.0%}" if wide else f"≥ {self.detectable:.1%}"
         return (
             f"`{self.threshold.text}`",
             self.side,
-            human_number(self.baseline) if self.threshold.relative else "",
+            human_number(self.baseline) if relative else "",
             human_number(self.value),
             (change + band).strip() or "—",
             least,
@@ -165,7 +144,6 @@ class GateResult:
 
 
 def _signed(change: float) -> str:
-    """A change in percent."""
     return f"{change:+.1%}" if change < _WIDE else f"> {_WIDE:+.0%}"
 
 
@@ -180,7 +158,7 @@ _GateText = Annotated[
 
 
 class _Gates(Strict):
-    """A file of gates that names its list."""
+    """A file of gates with the key `thresholds`."""
 
     thresholds: tuple[_GateText, ...] = Field(min_length=1)
 
@@ -189,7 +167,8 @@ def read_gates(path: Path) -> tuple[Threshold, ...]:
     """The gates of a YAML file: a list of thresholds, or a mapping with the one key `thresholds`.
 
     Raises:
-        ProfileError: no such file, no YAML, or not in the grammar; every mistake has its place.
+        ProfileError: no such file, invalid YAML, or thresholds outside the grammar, each with its
+            place.
     """
     document = read(read_file(path, "a YAML file of thresholds"), str(path))
     example = "write a list such as `- output_tok_s >= 0.95 * baseline`"
@@ -208,22 +187,18 @@ def evaluate_gates(
     *,
     sensor_error: float = BOARD_SENSOR_ERROR,
 ) -> tuple[GateResult, ...]:
-    """Hold every side but the first against the gates; the only side where there is one.
-
-    Args:
-        gates: conditions, in the order of the results.
-        sides: runs by label; the first is the baseline.
-        sensor_error: bound of a board's gain error, relative.
+    """Evaluate the gates on every side but the first (the baseline), or on the only side.
+    `sensor_error` bounds a GPU sensor's gain error, relative.
 
     Raises:
-        ProfileError: a gate on a share of the baseline where there is none.
+        ProfileError: a gate on a share of the baseline without a baseline.
     """
     listed = list(sides.items())
     baseline = listed[0][1] if len(listed) > 1 else None
     relative = [gate for gate in gates if gate.relative]
     if baseline is None and relative:
         raise ProfileError(
-            f"the gate {relative[0].text!r} needs a baseline, and there is one side only",
+            f"the gate {relative[0].text!r} needs a baseline, but there is only one side",
             next_step="name the baseline's runs first, or pass --baseline NAME",
         )
     results = []
@@ -234,19 +209,15 @@ def evaluate_gates(
 
 @dataclass(frozen=True, slots=True)
 class _Draft:
-    """A gate before Holm's correction. Losses are counted in the direction that the gate forbids,
-    on the logarithm where there is one.
+    """A gate before Holm's correction. A loss is a change in the direction that the gate forbids,
+    on the logarithm if `logs`.
 
     Attributes:
-        result: what is known so far.
-        loss: estimate; None where nothing can be tested.
-        margin: loss that the gate allows; below 0 where it asks for a gain.
+        loss: estimate; None if nothing can be tested.
+        margin: allowed loss; negative if the gate requires a gain.
         error: standard error of the loss.
-        df: its degrees of freedom.
-        systematic: bound of an error that repeats do not remove.
-        logs: whether losses are differences of logarithms.
-        deviation: standard deviation of one run's value, both sides taken together, on the losses'
-            scale.
+        systematic: bound of an error that repeats do not reduce.
+        deviation: standard deviation of one run's value, pooled over both sides.
     """
 
     result: GateResult
@@ -260,7 +231,7 @@ class _Draft:
 
     @property
     def p_value(self) -> float | None:
-        """Of a loss beyond nothing at all (beyond the margin, where the gate asks for a gain)."""
+        """Of a loss greater than 0 (greater than the margin, if the gate requires a gain)."""
         if self.loss is None or self.error <= 0:
             return None
         return t_beyond((self.loss - min(0.0, self.margin) - self.systematic) / self.error, self.df)
@@ -289,31 +260,15 @@ def _side(
 
 
 def _values(gate: Threshold, runs: Sequence[RunResult]) -> list[Figure]:
-    return [_figure(gate, run) for run in runs]
-
-
-def _figure(gate: Threshold, run: RunResult) -> Figure:
-    if gate.statistic is not None:
-        return run.statistic(gate.metric, gate.statistic)
-    plain = run.figure(gate.metric)
-    return (
-        plain
-        if gate.boundary is None or plain.boundary == gate.boundary
-        else run.figure(f"{gate.metric}@{gate.boundary}")
-    )
+    return [value_of(gate, run.summary) for run in runs]
 
 
 def _absent(gate: Threshold, label: str, values: Sequence[Figure], whose: str) -> GateResult | None:
     missing = next((value for value in values if value.value is None), None)
     if missing is None:
         return None
-    return GateResult(
-        label,
-        gate,
-        Outcome.ABSENT,
-        n=len(values),
-        reason=f"{gate.figure} is absent in {whose}: {missing.note}",
-    )
+    reason = gate.figure + f" is absent in {whose}: {missing.note}"
+    return GateResult(label, gate, Outcome.ABSENT, n=len(values), reason=reason)
 
 
 def _relative(
@@ -337,7 +292,7 @@ def _relative(
     known_a, known_b = (
         [value.value for value in values if value.value is not None] for values in (a, b)
     )
-    mean_a, mean_b = mean(known_a), mean(known_b)
+    mean_a, mean_b = fmean(known_a), fmean(known_b)
     result = GateResult(
         label,
         gate,
@@ -351,24 +306,12 @@ def _relative(
         cv_baseline=_cv(known_a),
     )
     if len(a) < MIN_REPEATS or len(b) < MIN_REPEATS:
-        return _Draft(
-            replace(
-                result,
-                reason=(
-                    f"{len(a)} against {len(b)} runs: noise is not known from fewer than"
-                    f" {MIN_REPEATS} a side"
-                ),
-            )
-        )
-    logs = min(*known_a, *known_b) > 0
+        counts = f"{len(a)} baseline and {len(b)} candidate runs"
+        reason = f"{counts}: noise needs at least {MIN_REPEATS} runs per side"
+        return _Draft(replace(result, reason=reason))
     sign = -1.0 if gate.at_least else 1.0
-    scaled_a, scaled_b = (
-        [math.log(x) for x in known] if logs else known for known in (known_a, known_b)
-    )
-    systematic = (
-        systematic_error(METRICS[gate.metric], baseline, runs, sensor_error) if logs else 0.0
-    )
-    difference = welch(scaled_a, scaled_b, systematic=systematic)
+    systematic = systematic_error(METRICS[gate.metric], baseline, runs, sensor_error)
+    difference, logs = log_welch(known_a, known_b, systematic)
     if logs:
         result = replace(result, ratio=math.exp(difference.difference))
     return _Draft(
@@ -377,7 +320,7 @@ def _relative(
         margin=sign * (math.log(gate.limit) if logs else (gate.limit - 1) * mean_a),
         error=difference.error,
         df=difference.df or 1.0,
-        systematic=systematic,
+        systematic=difference.systematic,
         logs=logs,
         deviation=difference.error / math.sqrt(1 / len(a) + 1 / len(b)),
     )
@@ -388,20 +331,17 @@ def _absolute(gate: Threshold, label: str, runs: Sequence[RunResult]) -> _Draft:
     if (absent := _absent(gate, label, values, label)) is not None:
         return _Draft(absent)
     known = [value.value for value in values if value.value is not None]
-    result = GateResult(label, gate, Outcome.TOO_FEW, mean(known), n=len(known), cv=_cv(known))
+    result = GateResult(label, gate, Outcome.TOO_FEW, fmean(known), n=len(known), cv=_cv(known))
     if len(known) < MIN_REPEATS:
-        met = gate.met_by(known[0])
-        outcome = Outcome.PASSED if met else Outcome.FAILED
-        return _Draft(
-            replace(result, outcome=outcome, reason="one run: how far runs differ is not known")
-        )
+        outcome = Outcome.PASSED if gate.met_by(known[0]) else Outcome.FAILED
+        return _Draft(replace(result, outcome=outcome, reason="one run: the noise is unknown"))
     logs = min(known) > 0 and gate.limit > 0
     sign = -1.0 if gate.at_least else 1.0
     scaled = [math.log(x) if logs else x for x in known]
     limit = math.log(gate.limit) if logs else gate.limit
     return _Draft(
         result,
-        loss=sign * (mean(scaled) - limit),
+        loss=sign * (fmean(scaled) - limit),
         error=math.sqrt(variance(scaled) / len(scaled)),
         df=len(scaled) - 1,
         logs=logs,
@@ -410,12 +350,11 @@ def _absolute(gate: Threshold, label: str, runs: Sequence[RunResult]) -> _Draft:
 
 
 def _cv(values: Sequence[float]) -> float | None:
-    middle = mean(values)
+    middle = fmean(values)
     return math.sqrt(variance(values)) / abs(middle) if len(values) > 1 and middle else None
 
 
 def _decided(draft: _Draft, tests: int, *, worse: bool) -> GateResult:
-    """The outcome, with the noise band and the smallest loss that would have been found."""
     result, loss = draft.result, draft.loss
     if loss is None:
         return result
@@ -425,15 +364,11 @@ def _decided(draft: _Draft, tests: int, *, worse: bool) -> GateResult:
         at, 1.0 if result.ratio is not None else result.baseline or 0.0
     )
     if draft.error <= 0:
-        same = "the repeats do not differ at all"
+        same = "all repeats of a side are identical"
         if not met and 0 < loss <= draft.systematic:
-            return replace(
-                result,
-                reason=(
-                    f"{same}, but the boards' sensors may, by"
-                    f" {_relative_loss(draft.systematic, gate):.1%}"
-                ),
-            )
+            sensors = _relative_loss(draft.systematic, gate)
+            reason = f"{same}, but the loss is within the sensor error of {sensors:.1%}"
+            return replace(result, reason=reason)
         return replace(
             result, outcome=Outcome.PASSED if met else Outcome.FAILED, low=at, high=at, reason=same
         )
@@ -446,62 +381,45 @@ def _decided(draft: _Draft, tests: int, *, worse: bool) -> GateResult:
     if draft.logs:
         result = replace(result, detectable=_relative_loss(least, gate))
     if not met and worse:
-        return replace(
-            result, outcome=Outcome.FAILED, reason="beyond the limit, and more than noise"
-        )
+        return replace(result, outcome=Outcome.FAILED, reason="beyond the limit by more than noise")
     if not met and by_margin:
-        text = "beyond the limit, but no more than noise"
+        text = "beyond the limit, but within noise"
     elif by_margin:
         if draft.margin == 0 or least <= SEEN_MARGINS * margin or loss + half <= margin:
             return replace(result, outcome=Outcome.PASSED, reason="")
-        text = (
-            f"within the limit, but a loss of {_relative_loss(SEEN_MARGINS * margin, gate):.1%}"
-            " could have been missed"
-        )
+        missed = _relative_loss(SEEN_MARGINS * margin, gate)
+        text = f"within the limit, but a loss of {missed:.1%} could go undetected"
     elif met and abs(loss - (draft.margin if gate.relative else 0.0)) > half:
         return replace(result, outcome=Outcome.PASSED, reason="")
     else:
-        text = "the noise band holds the limit"
-    wanted = _wanted(draft, margin, tests) if by_margin and margin > 0 else None
-    more = (
-        f"; about {wanted} repeats a side would do"
-        if wanted is not None and wanted > min(result.n, result.n_baseline)
-        else ""
-    )
-    return replace(result, outcome=Outcome.TOO_FEW, reason=text + more, repeats_wanted=wanted)
+        text = "the limit is within the noise band"
+    needed = _needed(draft, margin, tests) if by_margin and margin > 0 else None
+    if needed is not None and needed > min(result.n, result.n_baseline):
+        text += f"; about {needed} repeats per side are enough"
+    return replace(result, outcome=Outcome.TOO_FEW, reason=text, repeats_wanted=needed)
 
 
 def _relative_loss(loss: float, gate: Threshold) -> float:
-    """A loss on the logarithm as a share: what is lost of a figure that should be high, what is
-    added to one that should be low.
+    """A loss on the logarithm as a share: the decrease of a metric that should be high, the
+    increase of one that should be low.
     """
     return -math.expm1(-loss) if gate.at_least else math.expm1(loss)
 
 
 def _with_band(draft: _Draft, result: GateResult, half: float) -> GateResult:
-    if result.threshold.relative:
-        if result.ratio is None:
-            return result
-        if draft.logs:
-            return replace(
-                result, low=result.ratio * math.exp(-half), high=result.ratio * math.exp(half)
-            )
-        assert result.baseline is not None
-        return replace(
-            result,
-            low=result.ratio - half / abs(result.baseline),
-            high=result.ratio + half / abs(result.baseline),
-        )
-    assert result.value is not None
+    at = result.ratio if result.threshold.relative else result.value
+    if at is None:
+        return result
     if draft.logs:
-        return replace(
-            result, low=result.value * math.exp(-half), high=result.value * math.exp(half)
-        )
-    return replace(result, low=result.value - half, high=result.value + half)
+        return replace(result, low=at * math.exp(-half), high=at * math.exp(half))
+    if result.threshold.relative:
+        assert result.baseline is not None
+        half /= abs(result.baseline)
+    return replace(result, low=at - half, high=at + half)
 
 
 def _design(draft: _Draft, tests: int, margin: float, n_a: int, n_b: int) -> Design:
-    """The test that the gate makes, with Holm's first and hardest step."""
+    """The test of this gate at the first and strictest step of Holm's correction."""
     alpha = GATE_ALPHA / tests
     if draft.result.threshold.relative:
         return two_samples(
@@ -510,9 +428,9 @@ def _design(draft: _Draft, tests: int, margin: float, n_a: int, n_b: int) -> Des
     return one_sample(draft.deviation, n_b, alpha, margin=margin, systematic=draft.systematic)
 
 
-def _wanted(draft: _Draft, margin: float, tests: int) -> int | None:
-    """Repeats a side, of the spread that was seen, after which a loss of `SEEN_MARGINS` would be
-    found.
+def _needed(draft: _Draft, margin: float, tests: int) -> int | None:
+    """Repeats per side at which a loss of `SEEN_MARGINS` would be found, given the
+    observed spread.
     """
     if SEEN_MARGINS * margin <= draft.systematic:
         return None

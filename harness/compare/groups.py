@@ -1,7 +1,8 @@
-"""Who is held against whom: sets of repeats, treatments, and the sides that they make."""
+"""Groups runs into sides of a comparison by their sets of repeats and treatments."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,9 +16,9 @@ from harness.core.records import RunState
 from harness.core.units import human_number
 
 REFERENCE: Final = Path("results") / "reference"
-"""Folder of named baselines, below the working directory or the checkout."""
+"""Folder of named baselines."""
 SERIES_FILE: Final = "series.json"
-"""Marks a folder of repeats, as `harness repeat` makes it."""
+"""Marks a folder of repeats made by `harness repeat`."""
 
 GROUP_KEYS: Final = (
     "set",
@@ -33,7 +34,7 @@ GROUP_KEYS: Final = (
     "power_limit_w",
     "driver",
 )
-"""What `--group-by` takes, beside `settings.<name>`."""
+"""Values of `--group-by`, in addition to `settings.<name>`."""
 
 _PARALLEL: Final = {
     "tp": "tensor_parallel_size",
@@ -41,33 +42,21 @@ _PARALLEL: Final = {
     "pp": "pipeline_parallel_size",
     "ep": "expert_parallel_size",
 }
-_NO_SETTING: Final = (
-    "port",
-    "path",
-    "url",
-    "seed",
-    "host",
-    "log",
-)  # settings that name a place or differ between repeats on purpose
-_NO_TREATMENT: Final = (
-    "set",
-    "profile",
-    "model",
-)  # keys that group, but are no treatment by themselves
+# Settings that name a place or differ between repeats on purpose.
+_NO_SETTING: Final = ("port", "path", "url", "seed", "host", "log")
+# Keys that group, but are not a treatment.
+_NO_TREATMENT: Final = ("set", "profile", "model")
 
 
 @dataclass(frozen=True, slots=True)
 class RunSet:
-    """What one argument names: a run, or a folder of repeats.
+    """One argument of a comparison: a run, or a folder of repeats (`several`).
 
     Attributes:
-        path: as it was given.
-        name: for people.
-        runs: those that finished.
-        several: whether it is a folder of runs.
-        left_out: runs in it that did not finish, with the reason.
-        variants: profiles of a series, as they were named; the first is its baseline.
-        missing: those of them of which no run has finished.
+        runs: the finished ones.
+        left_out: unfinished runs, with the reason.
+        variants: profiles of a series, in the order given; the first is its baseline.
+        missing: variants without a finished run.
     """
 
     path: Path
@@ -81,12 +70,8 @@ class RunSet:
 
 @dataclass(frozen=True, slots=True)
 class Treatment:
-    """What differs on purpose, or might have.
-
-    Attributes:
-        key: `gpu`, `precision`, `engine`, …
-        values: of each side, in the sides' order; several of one side are joined by a slash.
-        differs: whether the sides differ in it.
+    """A property in which sides may differ on purpose, such as `gpu`, with the values of each side.
+    Several of one side are joined by a slash.
     """
 
     key: str
@@ -96,14 +81,13 @@ class Treatment:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A run with the argument that brought it."""
+    """A run and the argument that it came from."""
 
     run: RunResult
     argument: RunSet
 
     @property
     def variant(self) -> str | None:
-        """Its variant in a series of repeats."""
         return self.run.manifest.variant
 
 
@@ -111,37 +95,31 @@ def load_set(path: Path) -> RunSet:
     """The run, or the finished runs of the folder, at a path.
 
     Raises:
-        ArtifactError: neither a run nor a folder with one that finished, or a run in it that cannot
-            be read.
+        ArtifactError: neither a run nor a folder with a finished run, or a run in it cannot be
+            read.
     """
     if (path / "manifest.json").exists() or not path.is_dir():
         return RunSet(path, path.name, (load_result(path),), several=False)
     folders = sorted(manifest.parent for manifest in path.glob("*/manifest.json"))
     if not folders:
         raise ArtifactError(
-            f"{path} is no run directory, and holds none",
-            next_step=(
-                "name a folder that `harness run` or `harness repeat` made; `harness results` lists"
-                " runs"
-            ),
+            f"{path} is neither a run directory nor a folder of runs",
+            next_step="name a folder of `harness run` or `harness repeat` (see `harness results`)",
         )
     runs, left_out = [], []
     for folder in folders:
         state = read_manifest(RunDir(folder)).state
         if state != RunState.COMPLETE:
-            left_out.append(
-                f"{folder.name} did not finish ({'killed' if state == RunState.RUNNING else state})"
-                " and is left out"
-            )
+            ended = "killed" if state == RunState.RUNNING else state
+            left_out.append(f"{folder.name} did not finish ({ended}) and is left out")
             continue
         runs.append(load_result(folder))
     order = _variant_order(path)
-    runs.sort(
-        key=lambda run: order.get(str(run.manifest.variant), len(order))
-    )  # stable: then by time
+    # A stable sort: by time within a variant.
+    runs.sort(key=lambda run: order.get(str(run.manifest.variant), len(order)))
     if not runs:
         raise ArtifactError(
-            f"no run in {path} has finished", next_step=f"harness repeat --resume {path}"
+            f"{path} has no finished run", next_step=f"harness repeat --resume {path}"
         )
     there = {str(run.manifest.variant) for run in runs}
     missing = tuple(name for name in order if name not in there)
@@ -150,9 +128,27 @@ def load_set(path: Path) -> RunSet:
     )
 
 
+def members_of(sets: Iterable[RunSet]) -> list[Member]:
+    """All runs of some sets.
+
+    Raises:
+        ProfileError: a run is given twice.
+    """
+    found = [Member(run, one) for one in sets for run in one.runs]
+    seen: dict[str, Path] = {}
+    for run in (member.run for member in found):
+        if run.run_id in seen:
+            raise ProfileError(
+                f"{run.path} and {seen[run.run_id]} are the same run, {run.run_id}",
+                next_step="name each run once: a run is not a repeat of itself",
+            )
+        seen[run.run_id] = run.path
+    return found
+
+
 def _variant_order(path: Path) -> dict[str, int]:
-    """Position of each variant of a series as its profiles were named: runs are in random order,
-    and the first profile is the baseline.
+    """Position of each variant of a series in the order given: runs are in random order, and the
+    first variant is the baseline.
     """
     try:
         raw = mapping(json.loads((path / SERIES_FILE).read_text(encoding="utf-8"))).get("variants")
@@ -163,17 +159,16 @@ def _variant_order(path: Path) -> dict[str, int]:
 
 
 def reference_folders() -> tuple[Path, ...]:
-    """Where baselines lie: results/reference/ of the working directory, then of the checkout."""
+    """Folders of baselines: results/reference/ of the working directory, then of the checkout."""
     here, checkout = REFERENCE, Path(__file__).resolve().parents[2] / REFERENCE
     return (here,) if here.resolve() == checkout else (here, checkout)
 
 
 def find_baseline(name: str) -> Path:
-    """Folder of a baseline: a name below results/reference/ of the working directory or the
-    checkout, or a path.
+    """Folder of a baseline, by name (below `reference_folders`) or path.
 
     Raises:
-        ArtifactError: there is none.
+        ArtifactError: not found.
     """
     named = (
         [folder / name for folder in reference_folders()]
@@ -193,22 +188,20 @@ def find_baseline(name: str) -> Path:
         }
     )
     raise ArtifactError(
-        f"there is no baseline {name!r}",
-        cause=f"it is no folder, and {REFERENCE} has {', '.join(known) if known else 'none'}",
+        f"baseline {name!r} not found",
+        cause=f"it is not a folder, and {REFERENCE} has {', '.join(known) if known else 'none'}",
         next_step=(
-            "name a run, a folder of repeats, or one that `harness baseline save NAME RUN…` kept"
+            "name a run, a folder of repeats, or a baseline saved by `harness baseline save`"
         ),
     )
 
 
 def treatment(member: Member) -> dict[str, str]:
-    """Everything that may differ on purpose, as text, with the keys that only group."""
+    """All properties that may differ on purpose, and the keys that only group."""
     run = member.run
     model = run.profile.model
     settings = dict(run.settings)
-    names: dict[str, int] = {}
-    for gpu in run.gpus:
-        names[gpu.name or "unknown GPU"] = names.get(gpu.name or "unknown GPU", 0) + 1
+    names = Counter(gpu.name or "unknown GPU" for gpu in run.gpus)
     cpu = run.manifest.hardware.cpu
     engine = (run.server.kind, run.server.version) if run.server is not None else ()
     parallel = {short: settings.pop(key, None) for short, key in _PARALLEL.items()}
@@ -245,12 +238,23 @@ def treatment(member: Member) -> dict[str, str]:
     return found
 
 
-def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[Member]]:
-    """Members as sides, in the order in which they were named; the first is the baseline A.
+def mixed(members: Iterable[Member], ignore: Sequence[str] = ()) -> list[str]:
+    """Treatment keys, other than set and profile, in which runs differ."""
+    found = [treatment(member) for member in members]
+    keys = dict.fromkeys(key for one in found for key in one)
+    return [
+        key
+        for key in keys
+        if key not in {"set", "profile", *ignore} and len({one.get(key) for one in found}) > 1
+    ]
 
-    With keys, equal values of them make a side. Without: runs of one variant of one folder of
-    repeats, else runs of equal treatment. Where only single runs were named and all have the same
-    treatment, each is a side of its own: that shows the spread of one system.
+
+def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[Member]]:
+    """Members as sides, in the order given; the first is the baseline A.
+
+    With keys, runs with equal values make a side. Without, runs of one variant of one folder of
+    repeats do, else runs of equal treatment. If only single runs of the same treatment were given,
+    each is a side of its own, which shows the spread of one system.
 
     Raises:
         ProfileError: a key that no run has.
@@ -262,11 +266,11 @@ def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[M
             continue
         if key in GROUP_KEYS:
             raise ProfileError(
-                f"no run has a {key!r}, so it groups nothing",
-                next_step=f"these do: {', '.join(there)}",
+                f"cannot group by {key!r}: no run has it",
+                next_step=f"use one of: {', '.join(there)}",
             )
         raise ProfileError(
-            f"there is no treatment key {key!r}",
+            f"unknown treatment key {key!r}",
             next_step=f"use one of: {', '.join([*GROUP_KEYS, 'settings.<name>'])}",
         )
     sides: dict[tuple[tuple[str, str], ...], list[Member]] = {}
@@ -292,7 +296,7 @@ def group(members: Sequence[Member], by: Sequence[str] = ()) -> dict[str, list[M
 
 
 def side_label(position: int) -> str:
-    """A, B, …, Z, S27, …"""
+    """A to Z, then S27, S28, …"""
     return chr(ord("A") + position) if position < 26 else f"S{position + 1}"
 
 
@@ -310,22 +314,22 @@ def treatments(sides: Mapping[str, Sequence[Member]]) -> tuple[Treatment, ...]:
 
 
 def names(sides: Mapping[str, Sequence[Member]], by: Sequence[str]) -> tuple[str, ...]:
-    """What each side is called: by what tells it from the others."""
+    """Names of the sides, from the properties that distinguish them."""
     found = {key: treatment(members[0]) for key, members in sides.items()}
     keys = dict.fromkeys(key for one in found.values() for key in one)
-    telling = [key for key in keys if len({one.get(key) for one in found.values()}) > 1]
+    differing = [key for key in keys if len({one.get(key) for one in found.values()}) > 1]
     more = {
         label: len({member.argument.name for member in members}) - 1
         for label, members in sides.items()
     }
     # A side of runs that were named one by one has no name of its own.
-    first = (
-        ("variant", "engine", "gpu", "precision", "set")
-        if any(more.values())
-        else ("variant", "set", "engine", "gpu", "precision")
-    )
-    chosen = [key for key in by if key in telling] or next(
-        ([key] for key in first if key in telling and _apart(key, found)), telling[:2]
+    first = ["variant", "engine", "gpu", "precision"]
+    first.insert(4 if any(more.values()) else 1, "set")
+    unique = [
+        key for key in differing if len({one.get(key) for one in found.values()}) == len(found)
+    ]
+    chosen = [key for key in by if key in differing] or next(
+        ([key] for key in first if key in unique), differing[:2]
     )
     return tuple(
         ", ".join(
@@ -335,8 +339,3 @@ def names(sides: Mapping[str, Sequence[Member]], by: Sequence[str]) -> tuple[str
         or one["profile"]
         for label, one in found.items()
     )
-
-
-def _apart(key: str, found: Mapping[str, Mapping[str, str]]) -> bool:
-    values = [one.get(key) for one in found.values()]
-    return len(set(values)) == len(values)

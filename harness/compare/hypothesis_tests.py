@@ -1,11 +1,10 @@
-"""Welch's test, Holm's correction and what a test of a handful of repeats a side can
-detect at all.
-"""
+"""Welch's t-test, Holm's correction, Grubbs' outlier test, and the power of tests."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import fmean
 from typing import Final
 
 import numpy as np
@@ -16,29 +15,29 @@ from harness.reduce.statistics.student_t import t_beyond, t_quantile
 Floats = npt.NDArray[np.float64]
 
 ALPHA: Final = 0.05
-"""Two-sided error of one comparison, before correction for several."""
+"""Two-sided error rate of one comparison, before correction for multiple comparisons."""
 GRUBBS_ALPHA: Final = 0.01
-"""How often a value is called an outlier among normal ones."""
+"""False-positive rate of the outlier test for normal values."""
 POWER: Final = 0.9
-"""How often an effect of the size that is called detectable is detected."""
+"""Power at which an effect counts as detectable."""
 
 _TINY: Final = 1e-300
 _POINTS: Final = 21
-"""Of Simpson's rule over the spread's own distribution: the power is then right to 1e-3."""
+"""Nodes of Simpson's rule over the distribution of the standard deviation: the power is exact to
+1e-3.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Mean of the one side less mean of the other.
+    """Difference of two means, in the unit of the values. Without any difference between repeats,
+    there is no interval, p-value or df.
 
     Attributes:
-        difference: in the values' own unit.
-        half_width: of the 95 % interval, statistical and systematic term added; None where the
-            repeats do not differ at all, so that nothing follows.
-        p_value: two-sided, of a difference beyond the systematic term; None likewise.
-        error: standard error of the difference; 0 where the repeats do not differ at all.
-        df: Welch-Satterthwaite degrees of freedom; None likewise.
-        systematic: the bound that was passed in.
+        half_width: of the 95% interval, statistical plus systematic term.
+        p_value: two-sided, of a difference beyond the systematic term.
+        error: standard error of the difference.
+        df: Welch-Satterthwaite degrees of freedom.
     """
 
     difference: float
@@ -50,34 +49,25 @@ class Difference:
 
     @property
     def statistical(self) -> float | None:
-        """Half-width of the 95 % interval by the repeats' spread alone."""
+        """Half-width from the spread of the repeats alone."""
         return None if self.half_width is None else self.half_width - self.systematic
 
 
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return math.fsum(values) / len(values)
-
-
 def variance(values: Sequence[float]) -> float:
-    """Of a sample of at least two; exactly 0 where all are equal."""
+    """Sample variance (n - 1); exactly 0 where all values are equal."""
     if len(set(values)) == 1:
         return 0.0
-    middle = mean(values)
+    middle = fmean(values)
     return math.fsum((x - middle) ** 2 for x in values) / (len(values) - 1)
 
 
 def welch(a: Sequence[float], b: Sequence[float], *, systematic: float = 0.0) -> Difference:
-    """The difference b - a with Welch's t-interval.
-
-    Args:
-        a: at least two values.
-        b: at least two values.
-        systematic: bound of an error that repeats do not remove. It widens the interval, and the
-            test asks whether the difference exceeds it.
+    """The difference b - a of at least two values each, with Welch's t-interval. `systematic`
+    bounds an error that repeats do not reduce: it widens the interval, and the test asks whether
+    the difference exceeds it.
     """
     share_a, share_b = variance(a) / len(a), variance(b) / len(b)
-    difference = mean(b) - mean(a)
+    difference = fmean(b) - fmean(a)
     total = share_a + share_b
     if total <= 0:
         return Difference(difference, None, None, systematic=systematic)
@@ -93,8 +83,8 @@ def welch(a: Sequence[float], b: Sequence[float], *, systematic: float = 0.0) ->
 
 
 def holm(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[str]:
-    """Names whose difference stands when all of them are asked at once (Holm 1979, Scand. J.
-    Statist. 6:65-70).
+    """Names that stay significant after correction for all of them (Holm 1979, Scand. J. Statist.
+    6:65-70).
     """
     standing: set[str] = set()
     for position, (name, p_value) in enumerate(
@@ -108,16 +98,15 @@ def holm(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[str]:
 
 @dataclass(frozen=True, slots=True)
 class Design:
-    """A one-sided t-test that is going to be made: an effect counts as found where its estimate
-    exceeds both a margin and the noise.
+    """A planned one-sided t-test: an effect counts as found if its estimate exceeds a margin and
+    the noise.
 
-    The noise is estimated from the same repeats, so what has to be exceeded is itself random: it is
-    held as points with weights.
+    The noise is estimated from the same repeats, so the threshold is itself random. It is stored as
+    points with weights that add up to 1.
 
     Attributes:
         error: true standard error of the estimate.
-        least: what the estimate has to exceed, at each point.
-        weights: of the points; they add up to 1.
+        least: the threshold at each point.
     """
 
     error: float
@@ -125,15 +114,13 @@ class Design:
     weights: Floats
 
     def detection(self, effect: float) -> float:
-        """How often a true effect of this size is found."""
+        """Probability of finding a true effect of this size."""
         if self.error <= 0:
             return float(np.sum(self.weights * (effect > self.least)))
         return float(np.sum(self.weights * _normal((effect - self.least) / self.error)))
 
     def detectable(self, power: float = POWER) -> float:
-        """The smallest effect that is found in `power` of all cases: the minimum detectable
-        effect.
-        """
+        """Minimum detectable effect: the smallest one that is found with probability `power`."""
         if self.error <= 0:
             return float(np.max(self.least))
         low, high = 0.0, float(np.sum(self.weights * self.least)) + self.error
@@ -148,15 +135,9 @@ class Design:
 def one_sample(
     deviation: float, n: int, alpha: float, *, margin: float = 0.0, systematic: float = 0.0
 ) -> Design:
-    """Mean of `n` values against a number.
-
-    Args:
-        deviation: true standard deviation of a value.
-        n: at least two.
-        alpha: one-sided error of the test.
-        margin: least estimate that counts.
-        systematic: bound of an error that repeats do not remove; the estimate has to exceed it on
-            top of the noise.
+    """Mean of `n` values compared with a number. `deviation` is the true standard deviation of a
+    value, `alpha` the one-sided error, `margin` the least estimate that counts. The estimate also
+    has to exceed `systematic` on top of the noise.
     """
     error = deviation / math.sqrt(n)
     u, weights = _chi_points(n - 1)
@@ -176,17 +157,8 @@ def two_samples(
     margin: float = 0.0,
     systematic: float = 0.0,
 ) -> Design:
-    """Means of two sides with equal spread, by Welch's test; its degrees of freedom follow the
-    spreads that each side happens to show.
-
-    Args:
-        deviation: true standard deviation of a value, of either side.
-        n_a: at least two.
-        n_b: at least two.
-        alpha: one-sided error of the test.
-        margin: least estimate that counts.
-        systematic: bound of an error that repeats do not remove; the estimate has to exceed it on
-            top of the noise.
+    """Welch's test of two sides with equal true spread (`one_sample` explains the arguments). Its
+    degrees of freedom follow the spreads that each side happens to show.
     """
     (u_a, w_a), (u_b, w_b) = _chi_points(n_a - 1), _chi_points(n_b - 1)
     share_a, share_b = np.meshgrid(u_a**2 / n_a, u_b**2 / n_b, indexing="ij")
@@ -204,7 +176,7 @@ def two_samples(
 
 
 def _normal(x: Floats) -> Floats:
-    """Distribution function of the normal law, to 1.5e-7 (Abramowitz & Stegun 7.1.26)."""
+    """Normal distribution function, to 1.5e-7 (Abramowitz & Stegun 7.1.26)."""
     t = 1 / (1 + 0.3275911 / math.sqrt(2) * np.abs(x))
     series = t * (
         0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429)))
@@ -215,8 +187,8 @@ def _normal(x: Floats) -> Floats:
 
 @lru_cache(maxsize=256)
 def _chi_points(df: int) -> tuple[Floats, Floats]:
-    """Points and weights of sqrt(chi-squared / df): what a sample's standard deviation is, relative
-    to the true one.
+    """Points and weights of sqrt(chi-squared / df): a sample's standard deviation over the true
+    one.
     """
     # Nearly all of the mass lies within six of its own standard deviations of the truth.
     spread = 6 / math.sqrt(2 * df)
@@ -235,16 +207,16 @@ def _chi_points(df: int) -> tuple[Floats, Floats]:
 
 
 def outlier(values: Sequence[float]) -> int | None:
-    """Position of a value that stands apart from the others, by Grubbs' two-sided test at 1 %
-    (1969, Technometrics 11:1-21), else None.
+    """Position of an outlier by Grubbs' two-sided test at 1% (1969, Technometrics 11:1-21), else
+    None.
 
-    It is to be shown, not left out. Fewer than four values name none.
+    Outliers are shown, not removed. Fewer than four values never have one.
     """
     n = len(values)
     deviation = math.sqrt(variance(values)) if n >= 4 else 0.0
     if deviation <= 0:
         return None
-    middle = mean(values)
+    middle = fmean(values)
     position = max(range(n), key=lambda i: abs(values[i] - middle))
     t = t_quantile(1 - GRUBBS_ALPHA / n, n - 2)
     critical = (n - 1) / math.sqrt(n) * math.sqrt(t * t / (n - 2 + t * t))

@@ -1,9 +1,11 @@
-"""Ratios of figures between sides, with intervals and a plain word for each."""
+"""Ratios of metrics between sides, with confidence intervals and a verdict for each."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from statistics import fmean
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -14,7 +16,6 @@ from harness.compare.hypothesis_tests import (
     ALPHA,
     Difference,
     holm,
-    mean,
     outlier,
     two_samples,
     variance,
@@ -26,11 +27,11 @@ from harness.reduce.energy.sensor_gain import BOARD_GAIN_RATIO
 from harness.reduce.statistics.student_t import t_quantile
 
 MIN_REPEATS: Final = 2
-"""Fewest runs a side before anything is said about better or worse: one run has no spread."""
+"""Fewest runs per side for a verdict of better or worse: one run has no spread."""
 
 BOARD_SENSOR_ERROR: Final = BOARD_GAIN_RATIO
-"""Gain error of a board's power sensor that repeats do not remove, as a bound; common to runs on
-one board, independent between boards.
+"""Bound of the gain error of a GPU's power sensor, which repeats do not reduce. It is common to all
+runs on one GPU and independent between GPUs.
 """
 
 HEADLINE: Final = (
@@ -47,17 +48,17 @@ HEADLINE: Final = (
     "output_tok_per_j",
     "usd_per_mtok",
 )
-"""Figures that are asked first: they head the table, and their words are corrected for each other
-alone, not for dozens of others.
+"""Metrics that head the table. They are corrected for multiple comparisons among each other only,
+not for dozens of other metrics.
 """
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99")
 CLAIMING: Final = frozenset({Status.VALID, Status.PRELIMINARY})
-"""Verdicts of runs from which anything may be claimed."""
+"""Verdicts of runs that support a claim."""
 
 
 class Word(StrEnum):
-    """What may be said of one figure."""
+    """Verdict on one metric."""
 
     BETTER = "better"
     WORSE = "worse"
@@ -70,17 +71,14 @@ class Word(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """One figure over the repeats of one side.
+    """One metric over the repeats of one side.
 
     Attributes:
-        side: its label.
-        n: its runs.
-        values: by run id, in the runs' order; None where a run lacks the figure.
-        mean: None when any of them lacks it.
-        low: lower end of the 95 % t-interval of the mean; None with fewer than two runs.
-        high: its upper end.
-        cv: standard deviation / mean; None likewise, or where the mean is 0.
-        outliers: ids of runs that stand apart (Grubbs' test at 1 %). They are counted all the same.
+        values: by run id; None where a run lacks the metric.
+        mean: None if any run lacks the metric.
+        low: lower end of the mean's 95% t-interval; None with fewer than two runs.
+        cv: standard deviation / mean; None with fewer than two runs or a mean of 0.
+        outliers: ids of outlying runs (Grubbs' test at 1%); they count all the same.
     """
 
     side: str
@@ -95,24 +93,19 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One figure of one side against the baseline.
+    """One metric of one side compared with the baseline.
 
     Attributes:
-        side: its label.
-        value: mean over the side's runs; None when any of them lacks it.
-        ratio: value / baseline's, of geometric means where there are repeats; None when either is
-            absent or the baseline's is 0.
-        low: lower end of the ratio's 95 % interval, both terms included; None where there is none.
-        high: its upper end.
-        interval: `within-run` (two single runs: says how steady they were, not whether they
-            differ), `across repeats`, or None.
-        word: what may be said.
-        note: why, where the word does not say it all.
-        statistical: half-width of the interval by the repeats' spread, on the ratio's natural
-            logarithm.
-        systematic: what sensors that differ add to it, likewise; 0 on the same boards.
-        detectable: the smallest relative difference that would have been found nine times in ten;
-            None where nothing was tested.
+        value: mean over the side's runs; None if any of them lacks the metric.
+        ratio: to the baseline, of geometric means with repeats; None if either is absent or the
+            baseline is 0.
+        low: lower end of the ratio's 95% interval, both terms included.
+        interval: `within-run` (two single runs: their stability, not their difference), `across
+            repeats`, or None.
+        note: the reason, where the verdict does not explain itself.
+        statistical: half-width from the spread of the repeats, on the ratio's natural logarithm.
+        systematic: what different sensors add to it; 0 on the same GPUs.
+        detectable: minimum detectable effect, relative, at 90% power.
     """
 
     side: str
@@ -128,7 +121,6 @@ class Cell:
     detectable: float | None = None
 
     def text(self) -> str:
-        """The ratio with its interval, and what sensors contribute to it."""
         if self.ratio is None:
             return "—"
         if self.low is None or self.high is None:
@@ -137,34 +129,22 @@ class Cell:
         return f"{self.ratio:.3f} [{self.low:.3f}, {self.high:.3f}]{sensors}"
 
     def says(self) -> str:
-        """The word, and how much would have been seen where none was."""
-        aside = self.aside()
-        return f"{self.word} ({aside})" if aside else str(self.word)
+        return f"{self.word} ({aside})" if (aside := self.aside()) else str(self.word)
 
     def aside(self) -> str:
-        """What belongs beside the word that no difference was found: how much would have been, and
-        that the interval is of one figure.
+        """Details of "no detectable difference": the minimum detectable effect, and that the
+        interval is of one metric alone.
         """
         if self.word is not Word.NO_DIFFERENCE or self.detectable is None:
             return ""
-        return "; ".join(
-            [
-                f"≥\xa0{self.detectable * 100:.1f}\xa0% would have shown",
-                *([self.note] if self.note else []),
-            ]
-        )
+        minimum = f"minimum detectable: {self.detectable:.1%}"
+        return f"{minimum}; {self.note}" if self.note else minimum
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of all sides.
-
-    Attributes:
-        key: metric, or metric.statistic.
-        baseline: A's mean; None when any of its runs lacks it.
-        boundary: of the figure, as A's runs name it.
-        cells: the other sides, in order.
-        spreads: all sides, in order.
+    """One metric of all sides. `key` is metric or metric.statistic; `baseline` is the mean of A,
+    and `boundary` that of A's runs. `cells` has the other sides, `spreads` all.
     """
 
     key: str
@@ -178,7 +158,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The key, with the boundary where a power figure may have several."""
+        """The key, with the boundary for power metrics, which may have several."""
         return (
             f"{self.key} @ {self.boundary}"
             if self.boundary and METRICS[base(self.key)].boundary == "power"
@@ -192,48 +172,38 @@ Reader = Callable[[RunResult], Figure]
 def rows(
     sides: Mapping[str, Sequence[RunResult]], sensor_error: float = BOARD_SENSOR_ERROR
 ) -> Iterator[Row]:
-    """Rows of every figure that at least one run has: the headline's, then the others in the order
-    of their definitions.
-
-    Args:
-        sides: runs by label; the first is the baseline.
-        sensor_error: bound of a board's gain error, relative.
+    """Rows of every metric that at least one run has: the headline first, then in the order of
+    definition. The first side is the baseline; `sensor_error` bounds a GPU sensor's gain error,
+    relative.
     """
     runs = [run for members in sides.values() for run in members]
     baseline = next(iter(sides.values()))
-    wanted = list(_wanted(runs))
-    drafts: dict[str, list[Cell]] = {key: [] for key, _, _ in wanted}
+    known = list(_known(runs))
+    drafts: dict[str, list[Cell]] = {key: [] for key, _, _ in known}
     for label, members in list(sides.items())[1:]:
         found = {
             key: _cell(label, definition, read, baseline, members, sensor_error)
-            for key, definition, read in wanted
+            for key, definition, read in known
         }
         tests = {
             key: difference.p_value
             for key, (_, difference) in found.items()
             if difference is not None and difference.p_value is not None
         }
-        for asked in (
-            [key for key in tests if key in HEADLINE],
-            [key for key in tests if key not in HEADLINE],
-        ):
+        for asked in (tests.keys() & HEADLINE, tests.keys() - HEADLINE):
             standing = holm({key: tests[key] for key in asked})
             for key in asked:
                 cell, difference = found[key]
                 assert difference is not None
                 counts = (len(baseline), len(members))
+                better, significant = METRICS[base(key)].better, key in standing
                 cell = _judged(
-                    cell,
-                    METRICS[base(key)].better,
-                    difference,
-                    len(asked),
-                    counts,
-                    stands=key in standing,
+                    cell, better, difference, len(asked), counts, significant=significant
                 )
                 found[key] = cell, difference
         for key, (cell, _) in found.items():
             drafts[key].append(cell)
-    for key, definition, read in wanted:
+    for key, definition, read in known:
         spreads = tuple(spread(label, members, read) for label, members in sides.items())
         yield Row(
             key=key,
@@ -248,19 +218,16 @@ def rows(
 
 
 def spread(label: str, members: Sequence[RunResult], read: Reader) -> Spread:
-    """One figure over one side's repeats, with the t-interval of its mean."""
+    """One metric over one side's repeats, with the t-interval of its mean."""
     values = {run.run_id: read(run).value for run in members}
     known = [value for value in values.values() if value is not None]
-    if len(known) < len(values):
-        return Spread(label, len(values), None, None, None, None, values)
-    middle = mean(known)
-    if len(known) < 2:
+    middle = fmean(known) if len(known) == len(values) else None
+    if middle is None or len(known) < 2:
         return Spread(label, len(values), middle, None, None, None, values)
     deviation = math.sqrt(variance(known))
     half = t_quantile(1 - ALPHA, len(known) - 1) * deviation / math.sqrt(len(known))
-    ids = list(values)
     position = outlier(known)
-    apart = () if position is None else (ids[position],)
+    outliers = () if position is None else (list(values)[position],)
     return Spread(
         label,
         len(values),
@@ -269,7 +236,7 @@ def spread(label: str, members: Sequence[RunResult], read: Reader) -> Spread:
         middle + half,
         deviation / abs(middle) if middle else None,
         values,
-        apart,
+        outliers,
     )
 
 
@@ -279,7 +246,7 @@ def base(key: str) -> str:
 
 
 def reader(key: str) -> Reader:
-    """How a row's figure is read from a run: `output_tok_s`, `power_w@node`, `ttft_s.p99`."""
+    """Reads a row's value from a run: `output_tok_s`, `power_w@node`, `ttft_s.p99`."""
     metric, dot, statistic = key.partition(".")
     return (lambda run: run.statistic(metric, statistic)) if dot else (lambda run: run.figure(key))
 
@@ -290,17 +257,16 @@ def systematic_error(
     runs_b: Sequence[RunResult],
     sensor_error: float,
 ) -> float:
-    """Bound of the ratio's error (on its logarithm) from the boards' sensors.
+    """Bound of the ratio's error (on its logarithm) from the GPUs' power sensors.
 
-    Each board has a gain of its own, independent of the others', that is in all its readings. A
-    side's figure takes the mean over its boards and runs, so what both sides have in common
-    cancels: none is left where both used the same boards. A meter calibration replaces a board's
-    error by what it leaves of it; readings with and without one, or with two different ones, have
-    no gain in common.
+    Each GPU has its own gain error in all its readings, independent of the others. A side's value
+    is the mean over its GPUs and runs, so what both sides share cancels. A meter calibration
+    replaces a GPU's error by its residual. Readings with and without calibration, or with two
+    different ones, share no gain.
     """
     if definition.boundary != "power":
         return 0.0
-    weights: dict[tuple[str, float | None], float] = {}
+    weights: dict[tuple[str, float | None], float] = defaultdict(float)
     errors: dict[tuple[str, float | None], float] = {}
     for sign, runs in ((-1.0, runs_a), (1.0, runs_b)):
         measured = [run for run in runs if run.gpus]
@@ -309,15 +275,22 @@ def systematic_error(
         for run in measured:
             for gpu in run.gpus:
                 gain, error = run.calibrated_boards.get(gpu.uuid, (None, sensor_error))
-                weights[gpu.uuid, gain] = weights.get((gpu.uuid, gain), 0.0) + sign / len(
-                    run.gpus
-                ) / len(measured)
+                weights[gpu.uuid, gain] += sign / len(run.gpus) / len(measured)
                 errors[gpu.uuid, gain] = error
     total = math.sqrt(math.fsum((weight * errors[key]) ** 2 for key, weight in weights.items()))
     return 0.0 if total < 1e-12 else total
 
 
-def _wanted(runs: Sequence[RunResult]) -> Iterator[tuple[str, MetricDef, Reader]]:
+def log_welch(a: Sequence[float], b: Sequence[float], systematic: float) -> tuple[Difference, bool]:
+    """Welch's test of b - a on logarithms, and whether it was: not if a value is 0 or negative. The
+    systematic error, which is relative, does not apply then.
+    """
+    if min(*a, *b) <= 0:
+        return welch(a, b), False
+    return welch([math.log(x) for x in a], [math.log(x) for x in b], systematic=systematic), True
+
+
+def _known(runs: Sequence[RunResult]) -> Iterator[tuple[str, MetricDef, Reader]]:
     keys = dict.fromkeys(
         key for run in runs for key in (*run.latencies, *run.metrics) if base(key) in METRICS
     )
@@ -329,10 +302,8 @@ def _wanted(runs: Sequence[RunResult]) -> Iterator[tuple[str, MetricDef, Reader]
             if METRICS[base(key)].kind == "distribution"
             else [key]
         )
-    for name in [
-        *(name for name in HEADLINE if name in names),
-        *(name for name in names if name not in HEADLINE),
-    ]:
+    names.sort(key=lambda name: HEADLINE.index(name) if name in HEADLINE else len(HEADLINE))
+    for name in names:
         read = reader(name)
         if any(read(run).value is not None for run in runs):
             yield name, METRICS[base(name)], read
@@ -346,50 +317,40 @@ def _cell(
     runs_b: Sequence[RunResult],
     sensor_error: float,
 ) -> tuple[Cell, Difference | None]:
-    """The cell, and what was tested where anything was."""
+    """The cell, and the test if there was one."""
     a, b = [read(run) for run in runs_a], [read(run) for run in runs_b]
     known_a = [value.value for value in a if value.value is not None]
     known_b = [value.value for value in b if value.value is not None]
-    mean_a = mean(known_a) if len(known_a) == len(a) else None
-    mean_b = mean(known_b) if len(known_b) == len(b) else None
+    mean_a = fmean(known_a) if len(known_a) == len(a) else None
+    mean_b = fmean(known_b) if len(known_b) == len(b) else None
     if mean_a is None or mean_b is None:
         missing, values = ("A", a) if mean_a is None else (label, b)
         why = next(value.note for value in values if value.value is None)
-        return (
-            Cell(label, mean_b, None, None, None, None, Word.ABSENT, f"absent in {missing}: {why}"),
-            None,
-        )
+        note = f"absent in {missing}: {why}"
+        return Cell(label, mean_b, None, None, None, None, Word.ABSENT, note), None
     plain = Cell(
         label, mean_b, mean_b / mean_a if mean_a != 0 else None, None, None, None, Word.NOT_JUDGED
     )
     if len(a) < MIN_REPEATS or len(b) < MIN_REPEATS:
-        low, high = _within_run(a, b) if len(a) == len(b) == 1 else (None, None)
+        low = high = None
+        if plain.ratio is not None and len(a) == len(b) == 1:
+            low, high = _within_run(plain.ratio, a[0], b[0])
         word = Word.NOT_JUDGED if definition.better == "neither" else Word.TOO_FEW
-        return (
-            replace(
-                plain,
-                low=low,
-                high=high,
-                interval="within-run" if low is not None else None,
-                word=word,
-            ),
-            None,
-        )
-    logs = min(*known_a, *known_b) > 0
-    systematic = systematic_error(definition, runs_a, runs_b, sensor_error) if logs else 0.0
-    scaled_a, scaled_b = (
-        [math.log(x) for x in known] if logs else known for known in (known_a, known_b)
-    )
-    difference = welch(scaled_a, scaled_b, systematic=systematic)
-    cell = replace(
-        plain, systematic=systematic, statistical=difference.statistical if logs else None
-    )
+        interval = "within-run" if low is not None else None
+        return replace(plain, low=low, high=high, interval=interval, word=word), None
+    systematic = systematic_error(definition, runs_a, runs_b, sensor_error)
+    difference, logs = log_welch(known_a, known_b, systematic)
+    cell, half = plain, difference.half_width
     if logs:
-        cell = replace(cell, ratio=math.exp(difference.difference))
-        if difference.half_width is not None:
-            low, high = (
-                math.exp(difference.difference + sign * difference.half_width) for sign in (-1, 1)
-            )
+        middle = difference.difference
+        cell = replace(
+            plain,
+            ratio=math.exp(middle),
+            statistical=difference.statistical,
+            systematic=systematic,
+        )
+        if half is not None:
+            low, high = math.exp(middle - half), math.exp(middle + half)
             cell = replace(cell, low=low, high=high, interval="across repeats")
     if definition.better == "neither":
         return cell, None
@@ -398,16 +359,12 @@ def _cell(
         return replace(cell, word=Word.NO_CLAIM, note=f"runs are {', '.join(silent)}"), None
     boundaries = sorted({value.boundary for value in (*a, *b) if value.boundary})
     if len(boundaries) > 1:
-        return (
-            replace(cell, word=Word.NO_CLAIM, note=f"boundaries differ: {', '.join(boundaries)}"),
-            None,
-        )
+        note = f"boundaries differ: {', '.join(boundaries)}"
+        return replace(cell, word=Word.NO_CLAIM, note=note), None
     if difference.p_value is None:
         same = difference.difference == 0
-        note = (
-            None if same else "the repeats do not differ at all, so no interval follows from them"
-        )
-        return replace(cell, word=Word.NO_DIFFERENCE if same else Word.TOO_FEW, note=note), None
+        why = None if same else "no interval: the repeats of each side are identical"
+        return replace(cell, word=Word.NO_DIFFERENCE if same else Word.TOO_FEW, note=why), None
     return replace(cell, word=Word.NO_DIFFERENCE), difference
 
 
@@ -418,40 +375,28 @@ def _judged(
     tests: int,
     runs: tuple[int, int],
     *,
-    stands: bool,
+    significant: bool,
 ) -> Cell:
     if cell.statistical is not None:
         deviation = difference.error / math.sqrt(1 / runs[0] + 1 / runs[1])
         design = two_samples(deviation, *runs, ALPHA / 2 / tests, systematic=difference.systematic)
         cell = replace(cell, detectable=math.expm1(design.detectable()))
-    if not stands:
-        alone = difference.p_value is not None and difference.p_value <= ALPHA
-        return (
-            replace(cell, note=f"it would stand alone, not among {tests} figures")
-            if alone
-            else cell
-        )
+    if not significant:
+        if difference.p_value is None or difference.p_value > ALPHA:
+            return cell
+        note = f"significant alone, but not after correction for {tests} metrics"
+        return replace(cell, note=note)
     improved = (difference.difference > 0) == (better == "higher")
     return replace(cell, word=Word.BETTER if improved else Word.WORSE)
 
 
-def _within_run(
-    a: Sequence[Figure], b: Sequence[Figure]
-) -> tuple[float, float] | tuple[None, None]:
-    """Interval of a ratio of two independent figures by propagating their relative half-widths on
-    the logarithm.
+def _within_run(ratio: float, *values: Figure) -> tuple[float, float] | tuple[None, None]:
+    """Interval of the ratio of independent values, from their relative half-widths on the log
+    scale.
     """
     half = 0.0
-    for value in (a[0], b[0]):
-        if (
-            value.value is None
-            or value.ci_low is None
-            or value.ci_high is None
-            or value.ci_low <= 0
-        ):
+    for value in values:
+        if value.ci_low is None or value.ci_high is None or value.ci_low <= 0:
             return None, None
         half = math.hypot(half, math.log(value.ci_high / value.ci_low) / 2)
-    assert a[0].value is not None
-    assert b[0].value is not None
-    ratio = b[0].value / a[0].value
     return ratio * math.exp(-half), ratio * math.exp(half)

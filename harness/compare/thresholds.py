@@ -1,5 +1,5 @@
-"""Whether a summary meets a profile's thresholds. The grammar is `harness.profile.thresholds`; an
-absent figure never passes.
+"""Evaluates a profile's thresholds on a summary. The grammar is `harness.profile.thresholds`; an
+absent value never passes.
 """
 
 from collections.abc import Sequence
@@ -18,15 +18,13 @@ COLUMNS: Final = ("threshold", "value", "limit", "result", "reason")
 
 @dataclass(frozen=True, slots=True)
 class ThresholdResult:
-    """One threshold held against a summary.
+    """One threshold evaluated on a summary.
 
     Attributes:
-        threshold: what was asked.
-        value: the figure, in the metric's unit; None when it is absent.
-        passed: False whenever the figure is absent.
-        reason: why it is absent, or not judged; None where there is a value.
-        judged: whether one run can answer it: not a share of a baseline, which takes repeats
-            (`harness.compare.gates`).
+        value: in the metric's unit; None if it is absent.
+        passed: False whenever the value is absent.
+        reason: why the value is absent or not judged, else None.
+        judged: False for a share of a baseline, which needs repeats (`harness.compare.gates`).
     """
 
     threshold: Threshold
@@ -36,7 +34,6 @@ class ThresholdResult:
     judged: bool = True
 
     def row(self) -> tuple[str, ...]:
-        """As text, under `COLUMNS`."""
         return (
             self.threshold.text,
             human_number(self.value),
@@ -48,12 +45,8 @@ class ThresholdResult:
 
 
 def evaluate_thresholds(thresholds: Sequence[str], summary: Summary) -> list[ThresholdResult]:
-    """Hold a summary against thresholds, in their order.
-
-    Args:
-        thresholds: as the profile writes them,
-            `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`.
-        summary: of one run.
+    """Evaluate thresholds such as `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`, in their
+    order.
 
     Raises:
         ProfileError: a threshold is not in the grammar.
@@ -66,24 +59,21 @@ def _evaluate(text: str, summary: Summary) -> ThresholdResult:
         threshold = parse_threshold(text)
     except ValueError as error:
         raise ProfileError(
-            f"threshold {text!r}: {error}", next_step="write it like 'ttft_s.p99 < 1.5'"
+            f"threshold {text!r}: {error}", next_step="write it as in 'ttft_s.p99 < 1.5'"
         ) from error
-    found = _lookup(threshold, summary)
+    found = value_of(threshold, summary)
     if threshold.relative:
-        reason = (
-            "a share of a baseline takes repeats of both: harness repeat, or harness compare --gate"
-        )
+        reason = "needs repeats of both sides: use harness repeat or harness compare --gate"
         return ThresholdResult(threshold, found.value, passed=False, reason=reason, judged=False)
     if found.value is None:
-        return ThresholdResult(
-            threshold, None, passed=False, reason=f"{threshold.figure} is absent: {found.note}"
-        )
+        reason = threshold.figure + f" is absent: {found.note}"
+        return ThresholdResult(threshold, None, passed=False, reason=reason)
     return ThresholdResult(threshold, found.value, passed=threshold.met_by(found.value))
 
 
-def _lookup(threshold: Threshold, summary: Summary) -> Figure:
-    """The figure that a threshold means; the grammar has seen to it that distributions come with a
-    statistic and nothing else does.
+def value_of(threshold: Threshold, summary: Summary) -> Figure:
+    """The value that a threshold names. By the grammar, distributions and only they have a
+    statistic.
     """
     if threshold.statistic is not None:
         return statistic_of(summary, threshold.metric, threshold.statistic)

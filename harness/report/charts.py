@@ -1,7 +1,7 @@
-"""Charts as SVG, drawn by Vega-Lite here, so that a report needs neither network nor script.
+"""Charts as SVG, drawn by Vega-Lite, so that a report needs neither network nor script.
 
-Colours are placeholders while drawing. In HTML they become CSS variables, so that one drawing
-serves light, dark and paper; for files beside report.md they become fixed colours of either theme.
+Colors are placeholders while drawing. HTML replaces them by CSS variables, so that one drawing
+serves light, dark and print; files next to report.md get the fixed colors of one theme.
 """
 
 import re
@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 from xml.sax.saxutils import escape
 
+import numpy as np
+import numpy.typing as npt
+
 WIDE: Final = (880, 230)
-"""Width and height in CSS pixels on a desk and on paper."""
+"""Width and height in CSS pixels on a desktop and in print."""
 NARROW: Final = (330, 210)
-"""On a phone, where a wide chart would shrink until it cannot be read."""
+"""On a phone, where a wide chart would shrink until it is unreadable."""
 
 # Placeholder -> (CSS variable, light, dark). Contrast of lines against their ground is at least 3:1
 # in both themes (WCAG 1.4.11).
-_COLOURS: Final[Mapping[str, tuple[str, str, str]]] = {
+_COLORS: Final[Mapping[str, tuple[str, str, str]]] = {
     "#010101": ("--ink-soft", "#57606f", "#a3adbd"),
     "#010102": ("--grid", "#e6e9ef", "#2a323f"),
     "#010103": ("--series-1", "#2456d6", "#7aa5ff"),
@@ -28,7 +31,7 @@ _COLOURS: Final[Mapping[str, tuple[str, str, str]]] = {
     "#010108": ("--band", "#b42318", "#ff9b8f"),
 }
 SERIES: Final = ("#010103", "#010104", "#010105", "#010107")
-_DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines differ in more than colour
+_DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines differ in more than color
 SOFT, GRID, _WINDOW, _BAND = "#010101", "#010102", "#010106", "#010108"
 
 
@@ -43,28 +46,21 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """What to draw.
+    """A line chart; axis titles have units.
 
     Attributes:
         key: name in ids and files.
-        title: heading.
-        caption: what it shows, for those who cannot see it too.
-        x_title: of the axis, with its unit.
-        y_title: of the axis, with its unit.
-        lines: series, in the order of the palette.
-        window: measured stretch on x, shaded.
-        x_log: logarithmic x.
-        x_domain: ends of x.
+        caption: what it shows; also the alternative text.
+        window: measurement window on x, shaded.
         y_percent: y is a share.
-        bands: further stretches on x, in another colour: when clocks were held back.
-        marks: moments on x with a word each: where stages begin.
+        bands: intervals on x in another color: when GPUs were throttled.
+        marks: labeled positions on x: starts of stages.
         points: draw every point, and lines through them.
-        point_names: a word for each point of the first line, beside it where there is room.
-        y_top: where a share's axis ends, for shares that stay small.
+        point_names: labels for the points of the first line, where there is room.
+        y_top: end of a share's axis, for shares that stay small.
     """
 
     key: str
-    title: str
     caption: str
     x_title: str
     y_title: str
@@ -80,36 +76,44 @@ class Chart:
     y_top: float = 1.0
 
 
+def cumulative(
+    ordered: npt.NDArray[np.float64], everyone: int, most: int
+) -> list[tuple[float, float | None]]:
+    """Points (value, share of `everyone` up to it) of sorted values, at most `most`."""
+    picks = np.unique(np.linspace(0, len(ordered) - 1, most).astype(int))
+    return [(float(f"{ordered[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks]
+
+
 def css_variables(theme: str) -> str:
-    """Declarations of the palette for `light` or `dark`."""
+    """The palette for `light` or `dark`, as CSS declarations."""
     return " ".join(
-        f"{name}: {light if theme == 'light' else dark};" for name, light, dark in _COLOURS.values()
+        f"{name}: {light if theme == 'light' else dark};" for name, light, dark in _COLORS.values()
     )
 
 
 def draw(spec: Mapping[str, Any]) -> str:
-    """A Vega-Lite specification as SVG in placeholder colours, for `inline` or `themed`."""
+    """A Vega-Lite specification as SVG in placeholder colors, for `inline` or `themed`."""
     import vl_convert
 
     return str(vl_convert.vegalite_to_svg(dict(spec)))
 
 
 def inline(svg: str) -> str:
-    """A drawing for the body of a page: coloured by CSS variables, in the page's font."""
-    for placeholder, (variable, _, _) in _COLOURS.items():
+    """A drawing for the body of a page, with CSS variables as colors and the page's font."""
+    for placeholder, (variable, _, _) in _COLORS.items():
         svg = svg.replace(placeholder, f"var({variable})")
     svg = re.sub(r' font-family="[^"]*"', "", svg)
-    # The figure around it has the words; its parts would only be read out as noise.
+    # A screen reader reads the caption; the parts of the drawing would be noise.
     return re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', svg, count=1)
 
 
 def themed(svg: str, theme: str, y_title: str = "") -> str:
-    """A drawing as a file of its own, in the colours of `light` or `dark`; what its y is in stands
-    above it, as it does on the page.
+    """A drawing as a file of its own, in the colors of `light` or `dark`, with the title of its y
+    axis above it as on the page.
     """
     if y_title:
         svg = _headed(svg, y_title)
-    for placeholder, (_, light, dark) in _COLOURS.items():
+    for placeholder, (_, light, dark) in _COLORS.items():
         svg = svg.replace(placeholder, light if theme == "light" else dark)
     return svg
 
@@ -118,7 +122,6 @@ _HEAD_PX: Final = 20
 
 
 def _headed(svg: str, text: str) -> str:
-    """A drawing with a line of text above it."""
     found = re.match(
         r'<svg [^>]*?width="([\d.]+)" height="([\d.]+)" viewBox="0 0 [\d.]+ [\d.]+"[^>]*>', svg
     )
@@ -135,7 +138,7 @@ def _headed(svg: str, text: str) -> str:
 
 
 def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
-    """The specification of a chart of lines, of a width and height in CSS pixels."""
+    """The specification of a line chart, of a width and height in CSS pixels."""
     width, height = size
     narrow = width < 500
     rows = [
@@ -160,78 +163,50 @@ def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
         "domain": False,
         "ticks": False,
     }
-    layers: list[dict[str, Any]] = []
-    if chart.window is not None:
-        layers.append(
-            {
-                "data": {"values": [{"x0": chart.window[0], "x1": chart.window[1]}]},
-                "mark": {"type": "rect", "color": _WINDOW, "opacity": 0.08},
-                "encoding": {
-                    "x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis},
-                    "x2": {"field": "x1"},
-                },
-            }
-        )
-    if chart.bands:
-        layers.append(
-            {
-                "data": {"values": [{"x0": start, "x1": end} for start, end in chart.bands]},
-                "mark": {"type": "rect", "color": _BAND, "opacity": 0.16},
-                "encoding": {
-                    "x": {"field": "x0", "type": "quantitative", "scale": x_scale, "axis": x_axis},
-                    "x2": {"field": "x1"},
-                },
-            }
-        )
-    if chart.marks:
-        layers += _marks(chart, x_scale, x_axis, width=0 if narrow else width)
-    layers.append(
+    x = {"type": "quantitative", "scale": x_scale, "axis": x_axis}
+    layers: list[dict[str, Any]] = [
         {
-            "mark": {
-                "type": "line",
-                "strokeWidth": 1.75,
-                "interpolate": (
-                    "step-after" if any(line.stepped for line in chart.lines) else "linear"
-                ),
-                "strokeJoin": "round",
-                **({"point": {"filled": True, "size": 55}} if chart.points else {}),
-            },
-            "encoding": {
-                "x": {"field": "x", "type": "quantitative", "scale": x_scale, "axis": x_axis},
-                "y": {
-                    "field": "y",
-                    "type": "quantitative",
-                    "scale": {
-                        "zero": True,
-                        **({"domain": [0, chart.y_top]} if chart.y_percent else {}),
-                    },
-                    "axis": y_axis,
-                },
-                "color": {
-                    "field": "s",
-                    "type": "nominal",
-                    "legend": None,
-                    "scale": {
-                        "domain": [line.name for line in chart.lines],
-                        "range": list(SERIES[: len(chart.lines)]),
-                    },
-                },
-                **({"order": {"field": "o"}} if chart.points else {}),
-                "strokeDash": {
-                    "field": "s",
-                    "type": "nominal",
-                    "legend": None,
-                    "scale": {
-                        "domain": [line.name for line in chart.lines],
-                        "range": list(_DASHES[: len(chart.lines)]),
-                    },
-                },
-            },
+            "data": {"values": [{"x0": start, "x1": end} for start, end in spans]},
+            "mark": {"type": "rect", "color": color, "opacity": opacity},
+            "encoding": {"x": {"field": "x0", **x}, "x2": {"field": "x1"}},
         }
-    )
+        for spans, color, opacity in (
+            ((chart.window,) if chart.window else (), _WINDOW, 0.08),
+            (chart.bands, _BAND, 0.16),
+        )
+        if spans
+    ]
+    if chart.marks:
+        layers += _marks(chart, {"field": "at", **x}, width=0 if narrow else width)
+    names = [line.name for line in chart.lines]
+    y_scale = {"zero": True, **({"domain": [0, chart.y_top]} if chart.y_percent else {})}
+    stepped = any(line.stepped for line in chart.lines)
+    lines = {
+        "mark": {
+            "type": "line",
+            "strokeWidth": 1.75,
+            "interpolate": "step-after" if stepped else "linear",
+            "strokeJoin": "round",
+            **({"point": {"filled": True, "size": 55}} if chart.points else {}),
+        },
+        "encoding": {
+            "x": {"field": "x", **x},
+            "y": {"field": "y", "type": "quantitative", "scale": y_scale, "axis": y_axis},
+            "color": nominal("s", names, SERIES[: len(names)]),
+            **({"order": {"field": "o"}} if chart.points else {}),
+            "strokeDash": nominal("s", names, _DASHES[: len(names)]),
+        },
+    }
+    layers.append(lines)
     if chart.point_names and len(chart.point_names) <= _MOST_NAMES and not narrow:
         layers.append(_names(chart))
     return whole(width, height, rows, layers)
+
+
+def nominal(field: str, domain: Sequence[object], values: Sequence[object]) -> dict[str, Any]:
+    """Encoding of a nominal field by given values, such as colors, without a legend."""
+    scale = {"domain": list(domain), "range": list(values)}
+    return {"field": field, "type": "nominal", "legend": None, "scale": scale}
 
 
 def whole(
@@ -242,14 +217,9 @@ def whole(
     *,
     padding: int | Mapping[str, int] = 2,
 ) -> dict[str, Any]:
-    """A drawing for Vega-Lite from its layers, in the look that all charts share.
-
-    Args:
-        width: in CSS pixels, padding included.
-        height: likewise.
-        rows: data of the layers that bring none of their own.
-        layers: from back to front.
-        padding: around it.
+    """A complete specification from its layers (back to front), in the common style. `width` and
+    `height` are in CSS pixels and include the padding; `rows` are the data of layers without their
+    own.
     """
     return {
         "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
@@ -279,14 +249,11 @@ def whole(
     }
 
 
-def _marks(
-    chart: Chart, x_scale: Mapping[str, Any], x_axis: Mapping[str, Any], *, width: int
-) -> list[dict[str, Any]]:
-    """Rules at moments, with their words above the plot as far as they fit beside each other; a
-    width of 0 has none.
+def _marks(chart: Chart, x: Mapping[str, Any], *, width: int) -> list[dict[str, Any]]:
+    """Rules at positions, with their labels above the plot as far as they fit; a width of 0 has
+    none.
     """
     data = {"values": [{"at": at} for at, _ in chart.marks]}
-    x = {"field": "at", "type": "quantitative", "scale": x_scale, "axis": x_axis}
     layers: list[dict[str, Any]] = [
         {
             "data": data,
@@ -294,41 +261,40 @@ def _marks(
             "encoding": {"x": x},
         }
     ]
-    told = _fitting(chart.marks, chart.x_domain, width)
-    if told:
-        text = {
-            "type": "text",
-            "align": "left",
-            "baseline": "bottom",
-            "dx": -1,
-            "fontSize": 11,
-            "color": SOFT,
-        }
-        encoding = {"x": x, "y": {"value": -3}, "text": {"field": "word"}}
+    if fitting := _fitting(chart.marks, chart.x_domain, width):
         layers.append(
             {
-                "data": {"values": [{"at": at, "word": word} for at, word in told]},
-                "mark": text,
-                "encoding": encoding,
+                "data": {"values": [{"at": at, "word": word} for at, word in fitting]},
+                "mark": {**_LABEL, "dx": -1},
+                "encoding": {"x": x, "y": {"value": -3}, "text": {"field": "word"}},
             }
         )
     return layers
 
 
+_LABEL: Final = {
+    "type": "text",
+    "align": "left",
+    "baseline": "bottom",
+    "fontSize": 11,
+    "color": SOFT,
+}
+
+
 _LETTER_PX: Final = 6.2
 """Mean width of a letter of 11 px, rounded up: Helvetica's digits are 6.1."""
 _AXIS_PX: Final = 50
-"""What the labels of the other axis take, at most."""
+"""Largest width of the labels of the other axis."""
 
 
 _MOST_NAMES: Final = 8
-"""Of points; more would lie upon each other."""
+"""Of points; more would overlap."""
 
 
 def _fitting(
     marks: Sequence[tuple[float, str]], domain: tuple[float, float] | None, width: int
 ) -> list[tuple[float, str]]:
-    """Marks whose words overlap none before them nor stick out."""
+    """Marks whose labels neither overlap an earlier one nor stick out."""
     if domain is None or domain[1] <= domain[0] or not width:
         return []
     out: list[tuple[float, str]] = []
@@ -347,19 +313,10 @@ def _names(chart: Chart) -> dict[str, Any]:
         {"x": x, "y": y, "word": word}
         for (x, y), word in zip(chart.lines[0].points, chart.point_names, strict=True)
     ]
-    text = {
-        "type": "text",
-        "align": "left",
-        "baseline": "bottom",
-        "dx": 6,
-        "dy": -4,
-        "fontSize": 11,
-        "color": SOFT,
-    }
     axes: dict[str, Any] = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
     return {
         "data": {"values": values},
-        "mark": text,
+        "mark": {**_LABEL, "dx": 6, "dy": -4},
         "encoding": {**axes, "text": {"field": "word"}},
     }
 
@@ -376,7 +333,7 @@ _SECONDS_LABEL: Final = (
 
 
 def _decades(domain: tuple[float, float] | None, *, narrow: bool) -> list[float]:
-    """Ticks at 1, 2 and 5 of each decade, fewer where there is little room."""
+    """Ticks at 1, 2 and 5 of each decade, fewer if there is little room."""
     low, high = domain or (1e-3, 1e2)
     steps = (1,) if narrow and high / low > 30 else (1, 2, 5)
     ticks = [mantissa * 10.0**exponent for exponent in range(-7, 6) for mantissa in steps]

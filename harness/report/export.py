@@ -1,12 +1,13 @@
-"""Exports a run's figures and series as CSV, Parquet and OpenMetrics text.
+"""Exports a run's metrics and series as CSV, Parquet and OpenMetrics text.
 
-One row a figure. What is absent has a row without a value and with the reason; it has no sample in
-OpenMetrics, where 0 would be a lie.
+One row per metric. An absent metric has a row with the reason instead of a value. It has no sample
+in OpenMetrics, because 0 would be wrong.
 """
 
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,37 +20,31 @@ from harness.core.metrics import METRICS
 from harness.core.records import Basis
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import frame
+from harness.report.headline import censored_words
 
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "min", "max")
 """Of a distribution, each a row of its own: `ttft_s.p99`."""
 
 FORMATS: Final = ("csv", "parquet", "openmetrics")
-"""What can be asked for, beside `all`."""
+"""Export formats, in addition to `all`."""
 
 FIGURES: Final = "figures"
 SERIES: Final = "series"
-"""Stems of the files: figures.csv, series.parquet, …"""
+"""Stems of the files: `figures.csv`, `series.parquet`, …"""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure.
+    """One metric; `headline` if it belongs to the window of the headline.
 
     Attributes:
-        run_id: of the run.
-        metric: key of the metric, with `.p99` and the like for a statistic of a distribution;
-            without `@boundary`, which is a column.
-        stage: load stage in whose window it was taken.
-        workload_class: class of requests; None for all of them.
-        headline: whether it is one of the figures that head the summary.
-        value: in `unit`; None when absent.
-        unit: as in docs/metrics.md.
-        ci_low: lower end of the 95 % interval within this run; None where there is none.
-        ci_high: its upper end.
-        basis: measured, modelled or absent.
-        boundary: what it was taken over.
-        token_class: which tokens it counts; None for none.
-        note: why it is absent, or where it comes from.
+        metric: key, with a suffix such as `.p99` for a statistic of a distribution; without
+            `@boundary`, which is a column.
+        workload_class: request class; None for all.
+        value: in `unit` (docs/metrics.md); None if absent.
+        ci_low: lower end of the 95% confidence interval within this run.
+        basis: `measured`, `modelled` or `absent`.
+        note: the source, or why the value is absent.
     """
 
     run_id: str
@@ -70,11 +65,11 @@ class Row:
 COLUMNS: Final = tuple(
     "class" if field.name == "workload_class" else field.name for field in fields(Row)
 )
-"""Headings of figures.csv and figures.parquet."""
+"""Columns of `figures.csv` and `figures.parquet`."""
 
 
 def rows(summary: Summary) -> list[Row]:
-    """Every figure of a summary: of each stage, and of the headline's window by class."""
+    """All metrics of a summary: of each stage, and by class in the headline's window."""
     out: list[Row] = []
     window = next((figure.window for figure in summary.metrics.values() if figure.window), None)
     for stage in summary.stages:
@@ -102,46 +97,39 @@ def _rows(
     *,
     headline: bool,
 ) -> Iterator[Row]:
-    for key, figure in metrics.items():
+    of = (stage, workload_class, headline)
+    for key, found in metrics.items():
         metric, _, boundary = key.partition("@")
         definition = METRICS.get(metric)
-        token_class = definition.token_class if definition is not None else None
         yield Row(
             run_id,
             metric,
-            stage,
-            workload_class,
-            headline,
-            _number(figure.value),
-            figure.unit,
-            _number(figure.ci_low),
-            _number(figure.ci_high),
-            str(figure.basis),
-            figure.boundary or boundary or None,
-            token_class,
-            figure.note,
+            *of,
+            _number(found.value),
+            found.unit,
+            _number(found.ci_low),
+            _number(found.ci_high),
+            str(found.basis),
+            found.boundary or boundary or None,
+            definition.token_class if definition is not None else None,
+            found.note,
         )
     for key, distribution in latency.items():
         for name in STATISTICS:
             value = _number(getattr(distribution, name))
             low, high = distribution.ci.get(name) or (None, None)
-            basis, note = (
-                (Basis.MEASURED, None) if value is not None else (Basis.ABSENT, _why(distribution))
-            )
             yield Row(
                 run_id,
                 f"{key}.{name}",
-                stage,
-                workload_class,
-                headline,
+                *of,
                 value,
                 METRICS[key].unit,
                 low,
                 high,
-                str(basis),
+                str(Basis.ABSENT if value is None else Basis.MEASURED),
                 METRICS[key].boundary,
                 None,
-                note,
+                censored_words(distribution) if value is None else None,
             )
 
 
@@ -149,32 +137,22 @@ def _number(value: float | None) -> float | None:
     return None if value is None else float(value)
 
 
-def _why(distribution: Distribution) -> str:
-    if not distribution.n:
-        return "no request got there"
-    return (
-        f"{distribution.censored} of {distribution.n + distribution.censored} never got there, and"
-        " it reaches into their share"
-    )
-
-
 def as_csv(found: Iterable[Row]) -> str:
-    """Figures as CSV (RFC 4180, LF); an absent value is an empty cell."""
+    """Metrics as CSV (RFC 4180, LF); an absent value is an empty cell."""
+    rows = (asdict(row) | {"headline": str(row.headline).lower()} for row in found)
+    return _csv(COLUMNS, (row.values() for row in rows))
+
+
+def _csv(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in found:
-        writer.writerow(
-            [
-                "" if cell is None else str(cell).lower() if isinstance(cell, bool) else cell
-                for cell in asdict(row).values()
-            ]
-        )
+    writer.writerow(columns)
+    writer.writerows(rows)
     return out.getvalue()
 
 
 def as_parquet(found: Sequence[Row]) -> bytes:
-    """Figures as Parquet; an absent value is null."""
+    """Metrics as Parquet; an absent value is null."""
     import pyarrow as pa
 
     kinds = {"headline": pa.bool_(), **dict.fromkeys(("value", "ci_low", "ci_high"), pa.float64())}
@@ -200,11 +178,11 @@ _NAME: Final = re.compile(r"[^a-zA-Z0-9_]")
 
 
 def as_openmetrics(summary: Summary) -> str:
-    """The figures as OpenMetrics 1.0 text: a gauge a metric, its interval's ends beside it, the
+    """The metrics as OpenMetrics 1.0 text: one gauge per metric and per end of its interval, the
     verdict and its concerns.
 
-    Labels are run_id, stage, class, boundary, basis, token_class, unit, headline, and for
-    distributions statistic; one without a value is left out.
+    Labels are run_id, stage, class, boundary, basis, token_class, unit, headline, and statistic for
+    distributions; empty ones are omitted.
     """
     families: dict[str, list[tuple[dict[str, str | None], float]]] = {}
     words: dict[str, str] = {}
@@ -231,14 +209,11 @@ def as_openmetrics(summary: Summary) -> str:
     lines = list(_run_lines(summary))
     for name, samples in families.items():
         base = name.removesuffix("_ci_low").removesuffix("_ci_high")
-        end = {
-            "_ci_low": "Lower end of the 95 % interval within the run: ",
-            "_ci_high": "Upper end of the 95 % interval within the run: ",
-        }
-        start = next((text for suffix, text in end.items() if name == base + suffix), "")
+        end = {"_ci_low": "Lower", "_ci_high": "Upper"}.get(name.removeprefix(base))
+        start = f"{end} end of the 95% confidence interval within the run: " if end else ""
         lines.append(f"# TYPE {name} gauge")
         lines.append(f"# HELP {name} {_escaped(start + words.get(base, base))}")
-        lines += [f"{name}{_labels(labels)} {_value(value)}" for labels, value in samples]
+        lines += [f"{name}{_labels(labels)} {float(value)!r}" for labels, value in samples]
     return "\n".join([*lines, "# EOF", ""])
 
 
@@ -255,25 +230,15 @@ def _run_lines(summary: Summary) -> Iterator[str]:
         "metric_version": str(summary.metric_version),
     }
     yield "# TYPE harness_run info"
-    yield "# HELP harness_run What was run, and the verdict."
+    yield "# HELP harness_run The run and its verdict."
     yield f"harness_run_info{_labels(info)} 1"
     if verdict.concerns:
         yield "# TYPE harness_concern gauge"
-        yield "# HELP harness_concern A reason to doubt the run, with how often it was found."
-        seen: dict[tuple[str, str], int] = {}
-        for concern in verdict.concerns:
-            seen[concern.code, str(concern.severity)] = (
-                seen.get((concern.code, str(concern.severity)), 0) + 1
-            )
+        yield "# HELP harness_concern Number of concerns by code."
+        seen = Counter((concern.code, str(concern.severity)) for concern in verdict.concerns)
         for (code, severity), count in seen.items():
-            yield (
-                f"harness_concern{_labels({'run_id': summary.run_id, 'code': code, 'severity': severity})}"  # noqa: E501
-                f" {count}"
-            )
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+            labels = {"run_id": summary.run_id, "code": code, "severity": severity}
+            yield f"harness_concern{_labels(labels)} {count}"
 
 
 def _labels(labels: Mapping[str, str | None]) -> str:
@@ -287,12 +252,8 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def _value(value: float) -> str:
-    return repr(float(value))
-
-
 def series_table(reduction: Reduction, most_steps: int = 3600) -> Any:  # noqa: ANN401 - pyarrow.Table
-    """`harness.reduce.series.frame` as an Arrow table; null is not known."""
+    """`harness.reduce.series.frame` as an Arrow table; unknown values are null."""
     import pyarrow as pa
 
     return pa.Table.from_pandas(
@@ -300,19 +261,13 @@ def series_table(reduction: Reduction, most_steps: int = 3600) -> Any:  # noqa: 
     ).replace_schema_metadata(None)
 
 
-def _series_csv(table: Any) -> str:  # noqa: ANN401 - pyarrow.Table
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.column_names)
-    for row in table.to_pylist():
-        writer.writerow(["" if cell is None else cell for cell in row.values()])
-    return out.getvalue()
-
-
 _WRITERS: Final[Mapping[str, Callable[[Reduction], Mapping[str, bytes]]]] = {
     "csv": lambda reduction: {
         f"{FIGURES}.csv": as_csv(rows(reduction.summary)).encode(),
-        f"{SERIES}.csv": _series_csv(series_table(reduction)).encode(),
+        f"{SERIES}.csv": _csv(
+            (table := series_table(reduction)).column_names,
+            (row.values() for row in table.to_pylist()),
+        ).encode(),
     },
     "parquet": lambda reduction: {
         f"{FIGURES}.parquet": as_parquet(rows(reduction.summary)),
@@ -325,24 +280,15 @@ _WRITERS: Final[Mapping[str, Callable[[Reduction], Mapping[str, bytes]]]] = {
 
 
 def export(path: Path, reduction: Reduction, formats: Sequence[str]) -> list[Path]:
-    """Write a run directory's figures (and its series, in CSV and Parquet) beside its summary.
-
-    Args:
-        path: the run directory.
-        reduction: of it.
-        formats: of `FORMATS`, or `all`.
-
-    Returns:
-        The files, in the order in which they were written.
+    """Write a run's metrics, and its series as CSV and Parquet, into its directory.
 
     Raises:
-        ProfileError: there is no such format.
+        ProfileError: unknown format.
         ArtifactError: no space, no permission.
     """
     check_formats(formats)
-    wanted = FORMATS if "all" in formats else tuple(dict.fromkeys(formats))
     written = []
-    for name in wanted:
+    for name in _expanded(formats):
         for file, content in _WRITERS[name](reduction).items():
             write_bytes(path / file, content)
             written.append(path / file)
@@ -351,22 +297,26 @@ def export(path: Path, reduction: Reduction, formats: Sequence[str]) -> list[Pat
 
 def exported_names(formats: Sequence[str]) -> list[str]:
     """Names of the files that `export` writes."""
-    wanted = FORMATS if "all" in formats else tuple(dict.fromkeys(formats))
     return [
         f"{stem}.{name}"
-        for name in wanted
+        for name in _expanded(formats)
         for stem in ((FIGURES,) if name == "openmetrics" else (FIGURES, SERIES))
     ]
 
 
+def _expanded(formats: Sequence[str]) -> Sequence[str]:
+    return FORMATS if "all" in formats else tuple(dict.fromkeys(formats))
+
+
 def check_formats(formats: Sequence[str]) -> None:
-    """Whether every format is known, before anything is reduced.
+    """Check export formats before a reduction.
 
     Raises:
-        ProfileError: one is not.
+        ProfileError: unknown format.
     """
     for name in formats:
         if name not in (*FORMATS, "all"):
             raise ProfileError(
-                f"there is no export {name!r}", next_step=f"use one of: {', '.join(FORMATS)}, all"
+                f"unknown export format {name!r}",
+                next_step=f"use one of: {', '.join(FORMATS)}, all",
             )

@@ -7,45 +7,42 @@ from typing import Final
 from harness.artifacts.run_summary import Distribution, Figure, Summary
 from harness.core.metrics import METRICS
 from harness.core.records import Basis, Purpose
-from harness.report import numbers
+from harness.report.numbers import figure, interval, share
 
 _RATIOS: Final = frozenset({"slo_met_ratio", "error_ratio", "prefix_hit_ratio"})
-_TOKEN_CLASSES: Final = {
+TOKEN_CLASSES: Final = {
     "output": "output",
-    "input": "input, cached part included",
+    "input": "input",
     "computed_input": "computed input",
     "cache_read": "cached input",
     "cache_write": "input written to cache",
     "total": "input and output",
 }
-_BOUNDARIES: Final = {
-    "client": "at the client",
-    "server": "server's counters",
-    "deployment": "all GPUs of the deployment",
+BOUNDARIES: Final = {
+    "client": "client",
+    "server": "server counters",
+    "deployment": "all GPUs",
     "gpu_board": "GPU boards",
     "module": "GPU modules",
     "cpu_package": "CPU packages",
-    "dram": "memory",
+    "dram": "DRAM",
     "node": "nodes",
     "rack": "racks",
-    "facility": "utility's meter",
+    "facility": "facility meter",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class HeadlineRow:
-    """One line of the headline, as text.
+    """One row of the headline, as text.
 
     Attributes:
-        key: metric, with `.p99` and the like for a percentile.
-        title: for people.
-        value: the number, or an em dash when absent.
-        unit: beside the number; empty for percent and where absent.
-        interval: 95 % within this run; empty where there are too few effective batches.
-        basis: measured, modelled or absent.
-        boundary: what it was taken over.
-        tokens: the class of tokens that it counts; empty for none.
-        note: where it comes from, or why it is absent.
+        key: metric, with a suffix such as `.p99` for a percentile.
+        unit: empty for percent and if absent.
+        interval: 95% confidence interval within this run; empty with too few effective batches.
+        basis: `measured`, `modelled` or `absent`.
+        tokens: class of the counted tokens, if any.
+        note: the source, or why the value is absent.
     """
 
     key: str
@@ -91,14 +88,14 @@ HEADLINE_KEYS: Final = tuple(dict.fromkeys(key.partition(".")[0] for key in _ORD
 
 
 def headline_rows(summary: Summary) -> list[HeadlineRow]:
-    """The rows that head every account of a run, absent ones included with the reason."""
+    """The headline of a run, with absent rows and their reasons."""
     return rows_of(summary.metrics, summary.latency)
 
 
 def rows_of(
     metrics: Mapping[str, Figure], latency: Mapping[str, Distribution]
 ) -> list[HeadlineRow]:
-    """As `headline_rows`, of one stage."""
+    """Like `headline_rows`, for one stage."""
     rows = []
     for key in _ORDER:
         name, _, quantile = key.partition(".")
@@ -114,73 +111,74 @@ def rows_of(
 
 
 def purpose_sentence(summary: Summary) -> str:
-    """What the verdict claims."""
+    """What the run is for."""
     purpose = summary.profile.purpose
     if purpose == Purpose.SMOKE:
-        return (
-            "A smoke run is made to see that everything works and that the counts agree. It makes"
-            " no performance claim."
-        )
+        return "Smoke run: checks that everything works, makes no performance claim."
     if purpose != Purpose.MEASURE:
-        return "Nobody knows what the run was for."
+        return "The run's purpose is not recorded."
     quality = "" if summary.labels.quality == "verified" else " Quality unverified."
-    return f"A measurement: its figures are worth what the verdict says.{quality}"
+    return f"Measurement run.{quality}"
 
 
-def figure_row(key: str, figure: Figure) -> HeadlineRow:
-    """One figure as text."""
+def figure_row(key: str, found: Figure) -> HeadlineRow:
+    """One metric as text."""
     name, _, boundary = key.partition("@")
     definition = METRICS[name]
     if name in _RATIOS:
-        value, unit = numbers.share(figure.value), ""
+        value, unit = share(found.value), ""
         between = ""
-        if figure.ci_low is not None and figure.ci_high is not None:
-            between = f"{numbers.share(figure.ci_low)} – {numbers.share(figure.ci_high)}"
+        if found.ci_low is not None and found.ci_high is not None:
+            between = f"{share(found.ci_low)} – {share(found.ci_high)}"
     else:
-        value, unit = numbers.figure(figure.value, figure.unit)
-        between = numbers.interval(figure.ci_low, figure.ci_high, figure.unit)
-    systematic = ""
-    if figure.value is not None and figure.systematic_ratio:
-        systematic = (
-            f"± {numbers.share(figure.systematic_ratio)} systematic, which repeats do not remove"
-        )
+        value, unit = figure(found.value, found.unit)
+        between = interval(found.ci_low, found.ci_high, found.unit)
+    note = found.note or ""
+    if found.value is not None and (systematic := found.systematic_ratio):
+        note += " · " if note else ""
+        note += f"± {share(systematic)} systematic (not reduced by repeats)"
     return HeadlineRow(
         key=key,
         title=definition.title + (f" ({boundary_words(boundary)})" if boundary else ""),
         value=value,
         unit=unit,
         interval=between,
-        basis=str(figure.basis),
-        boundary=boundary_words(figure.boundary),
-        tokens=_TOKEN_CLASSES.get(definition.token_class or "", ""),
-        note=" · ".join(part for part in (figure.note, systematic) if part),
+        basis=str(found.basis),
+        boundary=boundary_words(found.boundary),
+        tokens=TOKEN_CLASSES.get(definition.token_class or "", ""),
+        note=note,
+    )
+
+
+def censored_words(distribution: Distribution) -> str:
+    """Why a percentile of a distribution is absent."""
+    if not distribution.n:
+        return "no completed request"
+    return (
+        f"{distribution.censored:,} of {distribution.n + distribution.censored:,} requests failed"
+        " or did not finish, so this percentile is undefined"
     )
 
 
 def boundary_words(boundary: str | None) -> str:
-    """A boundary for people; empty for none."""
-    return _BOUNDARIES.get(boundary or "", boundary or "")
+    """Title of a boundary; empty for none."""
+    return BOUNDARIES.get(boundary or "", boundary or "")
 
 
 def _quantile(key: str, name: str, quantile: str, distribution: Distribution) -> HeadlineRow:
     seconds = getattr(distribution, quantile)
-    value, unit = numbers.figure(seconds, "s")
+    value, unit = figure(seconds, "s")
     low, high = distribution.ci.get(quantile) or (None, None)
     if seconds is not None:
         note = f"{distribution.n:,} {'request' if distribution.n == 1 else 'requests'}"
-    elif distribution.n:
-        note = (
-            f"beyond what is known: {distribution.censored:,} of"
-            f" {distribution.n + distribution.censored:,} requests never got there"
-        )
     else:
-        note = "no request got there"
+        note = censored_words(distribution)
     return HeadlineRow(
         key=key,
         title=f"{METRICS[name].title}, {quantile}",
         value=value,
         unit=unit,
-        interval=numbers.interval(low, high, "s"),
+        interval=interval(low, high, "s"),
         basis=str(Basis.MEASURED if seconds is not None else Basis.ABSENT),
         boundary=boundary_words("client") if seconds is not None else "",
         tokens="",

@@ -16,13 +16,20 @@ LIST_COLUMNS: Final = (
     "state",
     "verdict",
     "model",
-    "on",
+    "hardware",
     "output tok/s",
     "per GPU",
     "tok/J",
     "TTFT p50",
     "TTFT p99",
     "USD/Mtok",
+)
+_METRICS: Final = (
+    "output_tok_s",
+    "output_tok_s_per_gpu",
+    "output_tok_per_j",
+    "usd_per_mtok",
+    "slo_met_ratio",
 )
 KEYS: Final = (
     "run",
@@ -34,29 +41,24 @@ KEYS: Final = (
     "engine",
     "gpu",
     "gpus",
-    "output_tok_s",
-    "output_tok_s_per_gpu",
-    "output_tok_per_j",
-    "usd_per_mtok",
-    "slo_met_ratio",
+    *_METRICS,
     "ttft_p50_s",
     "ttft_p99_s",
     "tpot_p50_s",
 )
-"""Of a listed run: what it can be chosen and sorted by."""
+"""Keys by which listed runs can be selected and sorted."""
 
 
 def list_results(folder: Path) -> list[dict[str, Any]]:
-    """Every run below a folder, by name, which begins with its time; what is not known of one is
-    None.
+    """Every run below a folder, by name, which begins with its time; unknown values are None.
 
     Raises:
-        ArtifactError: the folder is not there.
+        ArtifactError: the folder does not exist.
     """
     if not folder.is_dir():
         raise ArtifactError(
-            f"{folder} is no folder",
-            next_step="name the folder that --out named; the default is results",
+            f"{folder} is not a directory",
+            next_step="name the folder given to --out; the default is results",
         )
     found = []
     # The runs of a series of repeats lie one folder deeper.
@@ -73,14 +75,14 @@ def list_results(folder: Path) -> list[dict[str, Any]]:
 
 
 def _state(path: Path, error: ArtifactError) -> str:
-    """Of a run without a summary: its own word, where its manifest can be read."""
+    """State of a run without a summary: from its manifest, if that is readable."""
     run_dir = RunDir(path)
     try:
         manifest = json.loads(run_dir.manifest.read_text(encoding="utf-8"))
         if not run_dir.summary.exists() and isinstance(manifest.get("state"), str):
             return str(manifest["state"])
     except (OSError, ValueError, AttributeError, RecursionError):
-        pass  # the error below says it
+        pass  # reported below
     return f"unreadable: {error.what}"
 
 
@@ -95,16 +97,7 @@ def _row(result: RunResult) -> dict[str, Any]:
         "engine": result.server and result.server.kind,
         "gpu": result.gpus[0].name if result.gpus else None,
         "gpus": len(result.gpus),
-        **{
-            key: result.figure(key).value
-            for key in (
-                "output_tok_s",
-                "output_tok_s_per_gpu",
-                "output_tok_per_j",
-                "usd_per_mtok",
-                "slo_met_ratio",
-            )
-        },
+        **{key: result.figure(key).value for key in _METRICS},
         "ttft_p50_s": result.statistic("ttft_s", "p50").value,
         "ttft_p99_s": result.statistic("ttft_s", "p99").value,
         "tpot_p50_s": result.statistic("tpot_s", "p50").value,
@@ -114,21 +107,19 @@ def _row(result: RunResult) -> dict[str, Any]:
 def selected(
     rows: Sequence[Mapping[str, Any]], where: Mapping[str, str], sort: str
 ) -> list[dict[str, Any]]:
-    """Rows of `list_results` that are like all of `where`, sorted.
+    """Rows of `list_results` that match all of `where`, sorted by a key (with a leading minus in
+    descending order; runs without it come last).
 
-    Args:
-        rows: of `list_results`.
-        where: key -> value, with `*` and `?` as in file names, upper and lower case alike; an empty
-            value finds what is not known.
-        sort: a key; with a leading minus the largest first. Runs without it come last.
+    `where` maps keys to values, case-insensitive, with the wildcards `*` and `?`; an empty value
+    matches unknown ones.
 
     Raises:
-        ProfileError: there is no such key.
+        ProfileError: unknown key.
     """
     key = sort.removeprefix("-")
     for name in (*where, key):
         if name not in KEYS:
-            raise ProfileError(f"runs have no {name}", next_step=f"use one of {', '.join(KEYS)}")
+            raise ProfileError(f"unknown key {name!r}", next_step=f"use one of {', '.join(KEYS)}")
 
     def like(row: Mapping[str, Any]) -> bool:
         return all(
@@ -146,7 +137,7 @@ def selected(
 
 
 def list_row(run: Mapping[str, Any]) -> tuple[str, ...]:
-    """One run under `LIST_COLUMNS`; of a run of a series only its own name."""
+    """One run under `LIST_COLUMNS`; for a run of a series only its own name."""
     unknown = human_number(None)
     gpus = f"{run['gpus']} × {run['gpu']}" if run["gpu"] else "CPU" if run["gpus"] == 0 else unknown
     times = [

@@ -1,4 +1,4 @@
-"""Formats numbers for people; an unknown value is a dash or the word absent, never 0."""
+"""Formats numbers for people; an unknown value is a dash, never 0."""
 
 import math
 from collections.abc import Callable
@@ -8,27 +8,26 @@ DASH: Final = "—"
 
 
 def plain(value: float | None, digits: int = 4) -> str:
-    """A number with so many significant digits and thousands separators."""
+    """A number with significant digits and thousands separators."""
     if value is None or not math.isfinite(value):
         return DASH
     if value == 0:
         return "0"
     if value == int(value) and abs(value) < 10**15:
         return f"{int(value):,}"
-    exponent = math.floor(
-        math.log10(abs(float(f"{value:.{digits}g}")))
-    )  # as it will be read: 0.99996 is 1.000
+    # Of the number as shown: 0.99996 is 1.000.
+    exponent = math.floor(math.log10(abs(float(f"{value:.{digits}g}"))))
     if exponent < -4:
         return f"{value:.{digits - 1}g}"
     return f"{value:,.{max(0, digits - 1 - exponent)}f}"
 
 
 def duration(seconds: float | None, digits: int = 3) -> str:
-    """A length of time with the unit that suits its size."""
+    """A duration in a suitable unit."""
     if seconds is None or not math.isfinite(seconds):
         return DASH
-    seconds = round(seconds, 9)  # times are whole nanoseconds; what is beyond is rounding of sums
-    size = abs(float(f"{seconds:.{digits}g}"))  # as it will be read: 999.9 µs are 1 ms
+    seconds = round(seconds, 9)  # times are whole nanoseconds; the rest is rounding
+    size = abs(float(f"{seconds:.{digits}g}"))  # as shown: 999.9 µs is 1 ms
     if size == 0:
         return "0 s"
     if size < 1e-3:
@@ -43,18 +42,16 @@ def duration(seconds: float | None, digits: int = 3) -> str:
 
 
 def share(value: float | None) -> str:
-    """A ratio in percent. A share short of all is never rounded up to all, nor one above nothing
-    down to nothing.
-    """
+    """A ratio in percent. It is never rounded up to 100% or down to 0%."""
     if value is None or not math.isfinite(value):
         return DASH
     percent = value * 100
     text = f"{percent:.1f}"
     if text == "100.0" and percent < 100:
-        return "> 99.9 %"
+        return "> 99.9%"
     if text == "0.0" and percent > 0:
-        return "< 0.1 %"
-    return f"{text.removesuffix('.0')} %"
+        return "< 0.1%"
+    return f"{text.removesuffix('.0')}%"
 
 
 def size(size_bytes: float | None) -> str:
@@ -63,9 +60,7 @@ def size(size_bytes: float | None) -> str:
 
 
 def figure(value: float | None, unit: str) -> tuple[str, str]:
-    """(number, unit) of a metric's value as people read it: ratios in percent, times in a unit that
-    suits.
-    """
+    """(number, unit) of a metric's value: ratios in percent, times in a suitable unit."""
     if value is None:
         return DASH, ""
     if unit == "s":
@@ -77,7 +72,7 @@ def figure(value: float | None, unit: str) -> tuple[str, str]:
 
 
 def interval(low: float | None, high: float | None, unit: str) -> str:
-    """An interval in the unit that its ends are read in, empty where there is none."""
+    """An interval in the unit of its ends; empty without one."""
     if low is None or high is None:
         return ""
     if unit == "s":
@@ -88,7 +83,7 @@ def interval(low: float | None, high: float | None, unit: str) -> str:
 
 
 def _apart(text: Callable[[float, int], str], low: float, high: float, digits: int) -> str:
-    """Two ends with as many digits as tell them apart, up to three more than usual."""
+    """Two ends with enough digits to distinguish them, up to three more than usual."""
     shown = digits
     while shown < digits + 3 and float(f"{low:.{shown}g}") == float(f"{high:.{shown}g}"):
         shown += 1

@@ -21,12 +21,8 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """A chart as SVG in placeholder colors.
-
-    Attributes:
-        wide: for a desk and paper.
-        narrow: for a phone.
-        head: line of text above it where it is a file of its own.
+    """A chart as SVG in placeholder colors: `wide` for desktop and print, `narrow` for a phone.
+    `head` is a line of text above it if it is a file of its own.
     """
 
     wide: str
@@ -38,12 +34,7 @@ def html_page(
     template: str, shown: object, drawings: Mapping[str, Drawing], *, css: str = ""
 ) -> str:
     """One file without links to others: style, script and both drawings of each chart are in it.
-
-    Args:
-        template: name of the page's template.
-        shown: what the template calls `v`.
-        drawings: of its charts.
-        css: name of a style sheet on top of the one that pages share.
+    `shown` is `v` in the template; `css` names a style sheet in addition to the shared one.
     """
     environment = _environment()
     style = (
@@ -77,8 +68,8 @@ def chart_links(folder: str, key: str) -> dict[str, str]:
 
 
 def write_charts(folder: Path, drawings: Mapping[str, Drawing]) -> None:
-    """Write each chart once per theme, and remove charts that an earlier page had and this one has
-    not: no page links to them.
+    """Write each chart once per theme, and remove charts of an earlier page that this one does not
+    link.
 
     Raises:
         ArtifactError: the folder cannot be written.
@@ -99,25 +90,23 @@ def write_charts(folder: Path, drawings: Mapping[str, Drawing]) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder where it is missing.
+    """Create a folder if it is missing.
 
     Raises:
-        ArtifactError: it cannot be made.
+        ArtifactError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ArtifactError(
-            f"cannot make {folder}: {error.strerror or error}",
+            f"cannot create {folder}: {error.strerror or error}",
             cause="no permission, or no space",
-            next_step="name another folder, or make room there",
+            next_step="name another folder, or free space there",
         ) from error
 
 
 def _spaced(text: str) -> str:
-    """Blank lines around headings, tables and HTML, which Markdown needs to tell them apart;
-    nothing else, and never two of them.
-    """
+    """Exactly one blank line around headings, tables and HTML, as Markdown requires."""
     lines = text.splitlines()
     out: list[str] = []
     fenced = False
@@ -144,19 +133,18 @@ def _spaced(text: str) -> str:
 
 @cache
 def _environment() -> jinja2.Environment:
-    """Templates of this folder, with filters that escape text for Markdown."""
+    """Templates of this package, with filters that escape text for Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report"),
-        autoescape=jinja2.select_autoescape(
-            enabled_extensions=("html.j2",)
-        ),  # Markdown is escaped by the filters below
+        # Markdown is escaped by the filters below.
+        autoescape=jinja2.select_autoescape(enabled_extensions=("html.j2",)),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
     environment.filters["text"] = _escaped
     environment.filters["cell"] = lambda value: _escaped(value).replace("\n", " ")
-    environment.filters["figure"] = lambda value: _unbroken(_escaped(value))
+    environment.filters["number"] = lambda value: _unbroken(_escaped(value))
     return environment
 
 
@@ -167,7 +155,7 @@ def _source(name: str) -> str:
 
 
 def _escaped(value: object) -> str:
-    """Text that Markdown takes as it is; in table cells a bar would end the cell."""
+    """Escape Markdown, including the bar that would end a table cell."""
     return _MARKDOWN.sub(r"\\\1", str(value))
 
 
@@ -175,7 +163,5 @@ _SHORT: Final = 24
 
 
 def _unbroken(text: str) -> str:
-    """A short figure on one line: a unit is not parted from its number. Longer ones are parted
-    where they have to be.
-    """
+    """Keep a short value on one line, so that its unit stays with its number."""
     return text.replace(" ", "\u00a0") if len(text) <= _SHORT else text.replace("\n", " ")

@@ -13,16 +13,12 @@ from pathlib import Path
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
-        """Say nothing: the terminal belongs to the command."""
+        """Log nothing: the terminal belongs to the command."""
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Serve a folder's files on loopback, at a free port, for as long as the block lasts.
-
-    Yields:
-        URL of the folder.
-    """
+    """Serve a folder's files on loopback, at a free port; yields the URL of the folder."""
     handler = functools.partial(_Quiet, directory=str(folder))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, name="page", daemon=True)
@@ -35,7 +31,7 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def show(url: str) -> bool:
-    """Open a page in a graphical browser; false where there is none."""
+    """Open a page in a graphical browser; False without one."""
     if not (
         sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
@@ -44,13 +40,11 @@ def show(url: str) -> bool:
 
 
 def serve_page(page: Path) -> None:
-    """Serve a page, open it where there is a browser, and wait for Ctrl-C. What to do is told on
-    standard error.
-    """
+    """Serve a page, open it in a browser if there is one, and wait for Ctrl-C."""
     with served(page.parent) as folder:
         url = f"{folder}{page.name}"
         sys.stderr.write(
-            f"{url if show(url) else f'no browser here: open {url}'}\nCtrl-C ends it\n"
+            f"{url if show(url) else f'no browser here: open {url}'}\nPress Ctrl-C to stop\n"
         )
         sys.stderr.flush()
         with suppress(KeyboardInterrupt):

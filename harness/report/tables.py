@@ -8,8 +8,8 @@ from harness.report.charts import Chart
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as text. The first column names the row; `text` are the positions of other columns
-    that hold words, not numbers.
+    """A table as text. The first column names the row; `text` lists the positions of other columns
+    with words instead of numbers.
     """
 
     caption: str
@@ -20,7 +20,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ChartView:
-    """A chart with its legend and the table that stands beside it."""
+    """A chart with the same data as a table."""
 
     chart: Chart
     table: Table

@@ -13,19 +13,13 @@ from harness.report.export import check_formats, export
 from harness.report.headline import headline_rows, purpose_sentence
 from harness.report.run.write import write_report
 
-COLUMNS: Final = ("metric", "value", "unit", "95 % interval", "basis", "where")
+COLUMNS: Final = ("metric", "value", "unit", "95% CI", "basis", "boundary")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run for a terminal.
-
-    Attributes:
-        verdict: the first line.
-        concerns: reasons, worst first.
-        rows: the headline under `COLUMNS`; figures that are absent are named in `absent` instead.
-        absent: one line on what was not measured.
-        paths: where to read on.
+    """A finished run for a terminal: the verdict, its concerns with the worst first, the headline
+    under `COLUMNS`, a line with the absent metrics, and files with details.
     """
 
     verdict: str
@@ -36,16 +30,12 @@ class Result:
 
 
 def reduce_and_report(path: Path, *, report: bool, exports: Sequence[str] = ()) -> Summary:
-    """Reduce a run directory; write summary.json and, on demand, the reports.
-
-    Args:
-        path: the run directory.
-        report: whether to write report.html and report.md.
-        exports: formats of `harness.report.export` to write beside them.
+    """Reduce a run directory; write summary.json and, on demand, report.html, report.md and
+    exports.
 
     Raises:
-        ArtifactError: no run directory, or it cannot be written.
-        ProfileError: there is no such format.
+        ArtifactError: not a run directory, or it cannot be written.
+        ProfileError: unknown export format.
     """
     check_formats(exports)
     reduction = reduce_fully(path)
@@ -58,7 +48,7 @@ def reduce_and_report(path: Path, *, report: bool, exports: Sequence[str] = ()) 
 
 
 def result(path: Path, summary: Summary) -> Result:
-    """One run in a screenful."""
+    """One run in one screen."""
     rows = headline_rows(summary)
     shown = [row for row in rows if row.basis != "absent"]
     missing = [row.title for row in rows if row.basis == "absent"]
@@ -71,7 +61,7 @@ def result(path: Path, summary: Summary) -> Result:
         rows=tuple(
             (row.title, row.value, row.unit, row.interval, row.basis, row.boundary) for row in shown
         ),
-        absent=f"not measured: {', '.join(missing)}" if missing else "",
+        absent=f"not available: {', '.join(missing)}" if missing else "",
         paths=tuple(
             _short(file)
             for file in (run_dir.report_html, run_dir.report_md, run_dir.summary)
@@ -81,6 +71,5 @@ def result(path: Path, summary: Summary) -> Result:
 
 
 def _short(path: Path) -> str:
-    """As short as a person would type it."""
     here = Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

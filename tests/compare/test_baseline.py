@@ -16,7 +16,8 @@ from harness.artifacts.recorded_run import saved_of
 from harness.cli import app
 from harness.compare import baseline as baselines
 from harness.compare.baseline import BASELINE_FILE, list_baselines, save_baseline
-from harness.compare.compare import Word, compare_runs
+from harness.compare.compare import compare_runs
+from harness.compare.ratios import Word
 from harness.core.errors import ArtifactError, InvalidRunError, NotComparableError, ProfileError
 from harness.core.records import Status
 from harness.profile.thresholds import parse_threshold
@@ -123,7 +124,7 @@ def test_how_it_was_made_is_written_beside_it(make_run, tmp_path):
         "started_at": "2026-11-22T03:52:55Z",
     }
     assert written["treatment"]["gpu"] == "1 x NVIDIA H100 80GB HBM3"
-    assert any("One run alone" in note for note in written["notes"])
+    assert any("single run" in note for note in written["notes"])
 
 
 # --- what a copy holds ---
@@ -171,7 +172,8 @@ def test_samples_that_no_figure_takes_go_first(recorded, tmp_path, monkeypatch):
     monkeypatch.setattr(baselines, "MOST_BYTES", whole.size_bytes)  # a little is kept free
     trimmed = save_baseline("trimmed", [source], into=tmp_path / "reference").runs[0]
     assert trimmed.reducible
-    assert trimmed.left_out == ("samples of server metrics that no figure takes",)
+    assert len(trimmed.left_out) == 1
+    assert "samples of server metrics" in trimmed.left_out[0]
     assert trimmed.size_bytes < whole.size_bytes
 
 
@@ -263,7 +265,7 @@ def test_of_two_that_save_one_name_at_once_one_is_refused(make_run, tmp_path, mo
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", ".hidden", "a b", "x" * 81, "-x"])
 def test_names_are_names_of_folders(make_run, tmp_path, name):
-    with pytest.raises(ProfileError, match="no name"):
+    with pytest.raises(ProfileError, match="valid baseline name"):
         save_baseline(name, [make_run("a")], into=tmp_path)
 
 
@@ -279,7 +281,7 @@ def test_invalid_runs_make_no_baseline_unless_told(make_run, tmp_path):
 
 def test_what_is_no_set_of_repeats_is_refused(make_run, five, tmp_path):
     a = make_run("a")
-    with pytest.raises(ProfileError, match="named twice"):
+    with pytest.raises(ProfileError, match="same run, a"):
         save_baseline("base", [a, a], into=tmp_path)
     with pytest.raises(NotComparableError, match="workload_sha256"):
         save_baseline("base", [a, make_run("other", workload="w2")], into=tmp_path)
@@ -304,14 +306,14 @@ def test_a_baseline_is_one_variant(five, tmp_path):
                 repeat={"series": "s", "variant": variant, "repeat": i + 1, "of": 5},
             )
             run.rename(series / run.name)
-    with pytest.raises(ProfileError, match="2 variants: base, new") as error:
+    with pytest.raises(ProfileError, match="base, new") as error:
         save_baseline("x", [series], into=tmp_path)
     assert "--variant" in error.value.next_step
-    with pytest.raises(ProfileError, match="no run is of variant 'old'"):
+    with pytest.raises(ProfileError, match="'old'"):
         save_baseline("x", [series], into=tmp_path, variant="old")
     saved = save_baseline("x", [series], into=tmp_path, variant="new")
     assert {run.run for run in saved.runs} == {f"new{i}" for i in range(5)}
-    with pytest.raises(ProfileError, match="holds 2 variants") as error:
+    with pytest.raises(ProfileError, match="2 variants") as error:
         compare_runs(five("later"), baseline=series)
     assert "--variant base" in error.value.next_step
     assert [
@@ -322,7 +324,7 @@ def test_a_baseline_is_one_variant(five, tmp_path):
 
 def test_runs_from_which_nothing_is_claimed_are_kept_and_told(five, tmp_path):
     saved = save_baseline("base", five("a", status=Status.FUNCTIONAL), into=tmp_path)
-    assert any("functional" in note and "claim nothing" in note for note in saved.notes)
+    assert any("functional" in note and "no claim" in note for note in saved.notes)
     gate = [parse_threshold("output_tok_s >= 0.95 * baseline")]
     found = compare_runs(five("b"), baseline=saved.folder, gates=gate)
     assert {cell.word for row in found.metrics for cell in row.cells} <= {
@@ -349,7 +351,7 @@ def test_a_folder_that_is_no_baseline_is_listed_as_that(tmp_path, make_run):
     by_hand.mkdir()
     make_run("a").rename(by_hand / "a")
     broken, hand = list_baselines([tmp_path / "reference", tmp_path / "none"])
-    assert "holds none" in broken["problem"]
+    assert "reference/broken" in broken["problem"]
     assert (hand["runs"], hand["saved_at"]) == (1, None)
     assert (
         "unreadable"

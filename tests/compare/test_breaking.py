@@ -70,7 +70,7 @@ def gate(runs, *texts, **options):
         ),
         (lambda run: (run / "summary.json").write_text('{"schema_version": 1, '), 7, "not JSON"),
         (lambda run: (run / "summary.json").unlink(), 7, "harness reduce"),
-        (lambda run: (run / "manifest.json").unlink(), 7, "no run directory"),
+        (lambda run: (run / "manifest.json").unlink(), 7, "run"),
         (lambda run: change(run, "summary", verdict={"status": ["valid"]}), 10, "is invalid"),
     ],
 )
@@ -107,8 +107,8 @@ def test_one_run_named_twice_is_refused(harness, make_run, tmp_path):
 def test_keys_that_group_nothing_are_refused(harness, make_run):
     a, b = make_run("a"), make_run("b")
     for key, says in (
-        ("variant", "no run has a 'variant'"),
-        ("settings.max_num_sqs", "no treatment key"),
+        ("variant", "'variant'"),
+        ("settings.max_num_sqs", "settings.max_num_sqs"),
     ):
         done = harness(a, b, "--group-by", key)
         assert done.exit_code == 2
@@ -227,7 +227,7 @@ def test_a_baseline_of_zero_has_no_ratio_and_is_judged_all_the_same(five, values
 def test_a_gate_with_one_repeat_says_so_and_does_not_pass(five):
     [found] = gate([*five("a", 1000.0), five("b", 400.0)[0]], "output_tok_s >= 0.95 * baseline")
     assert found.outcome is Outcome.TOO_FEW
-    assert "5 against 1 runs" in found.reason
+    assert all(part in found.reason for part in ("5 baseline", "1 candidate"))
     assert found.failed(strict=True)
 
 
@@ -268,7 +268,7 @@ def test_repeats_that_read_alike_on_two_boards_are_within_their_sensors(five):
         Outcome.FAILED,
         Outcome.FAILED,
     ]
-    assert "sensors" in other.reason
+    assert "sensor error" in other.reason
 
 
 # --- series ---
@@ -299,7 +299,7 @@ def series(make_run, tmp_path):
 
 
 def test_without_a_run_of_the_baseline_no_other_takes_its_place(series):
-    with pytest.raises(ArtifactError, match="no run of 'a' has finished") as error:
+    with pytest.raises(ArtifactError, match="'a'") as error:
         compare_runs([series("b", "c")])
     assert "--resume" in error.value.next_step
 
@@ -307,7 +307,7 @@ def test_without_a_run_of_the_baseline_no_other_takes_its_place(series):
 def test_a_variant_without_a_run_is_told(series):
     found = compare_runs([series("a", "c")])
     assert [side.name for side in found.sides] == ["a", "c"]
-    assert any("No run of b has finished" in note for note in found.notes)
+    assert any(note.startswith("b has no finished run") for note in found.notes)
 
 
 def test_runs_of_a_series_named_one_by_one_stay_repeats_of_each_other(series, make_run, tmp_path):
@@ -343,7 +343,7 @@ def test_two_comparisons_into_one_folder_leave_the_files_of_one(make_run, tmp_pa
         write(path, data)
 
     monkeypatch.setattr(compare_write, "write_bytes", slow)
-    monkeypatch.setattr(compare_view, "_figures", lambda *_: [])
+    monkeypatch.setattr(compare_view, "_charts", lambda *_: [])
     threads = {
         name: threading.Thread(target=write_comparison, args=(comparisons[name], folder), name=name)
         for name in "xy"

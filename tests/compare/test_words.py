@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from harness.artifacts.typed_json import to_json
 from harness.cli import app
-from harness.compare.compare import HEADLINE, compare_runs
+from harness.compare.compare import compare_runs
 from harness.compare.gate_output import summary
 from harness.compare.hypothesis_tests import ALPHA, welch
+from harness.compare.ratios import HEADLINE
+from harness.core.metrics import METRICS
 from harness.core.records import Status
 from harness.report.comparison.view import compare_view
 from harness.report.comparison.write import comparison_html, comparison_markdown
@@ -137,14 +139,13 @@ def test_every_output_says_the_same_earned_words(runs):
     page = _Cells()
     page.feed(comparison_html(shown))
     titles = {
-        "output_tok_s": "Output tokens per second",
-        "ttft_s.p50": "Time to first token, p50",
-        "power_w": "Power, GPU boards",
+        "output_tok_s": METRICS["output_tok_s"].title,
+        "ttft_s.p50": f"{METRICS['ttft_s'].title}, p50",
+        "power_w": f"{METRICS['power_w'].title}, GPU boards",
     }
     for place, side in enumerate(comparison.sides[1:]):
         headline = {
-            row[0]: row
-            for row in page.tables[f"{side.title}, against {comparison.sides[0].title}"][0]
+            row[0]: row for row in page.tables[f"{side.title} vs. {comparison.sides[0].title}"][0]
         }
         for key, title in titles.items():
             assert headline[title][4].startswith(WORDS[key][place]), (key, side.title)
@@ -156,11 +157,11 @@ def test_every_output_says_the_same_earned_words(runs):
         for cell in row.cells[:3]
         if cell.ratio
     ]
-    filled = re.findall(r'fill-opacity="(\d)"', shown.figures["ratios"].wide)
+    filled = re.findall(r'fill-opacity="(\d)"', shown.charts["ratios"].wide)
     assert filled.count("1") == sum(said) == 4
     assert filled.count("0") == len(said) - 4
-    assert "B (vllm 0.31): better in output tokens per second (+11." in shown.lead[0]
-    assert "worse in power (+4." in shown.lead[0]
+    assert re.search(r"B \(vllm 0\.31\): better in .*\(\+11\.", shown.lead[0])
+    assert re.search(r"worse in power \(\+4\.", shown.lead[0], re.IGNORECASE)
     assert not re.search("better|worse", " ".join(shown.lead[1:]))
 
 
@@ -178,10 +179,8 @@ def test_beside_no_difference_stands_what_would_have_been_one(runs):
     equal, noisy = row.cells[1:3]
     assert 0.01 < equal.detectable < 0.06
     assert noisy.detectable > 0.3
-    assert (
-        equal.says()
-        == f"no detectable difference (≥\xa0{equal.detectable * 100:.1f}\xa0% would have shown)"
-    )
+    assert equal.says().startswith("no detectable difference (")
+    assert f"{equal.detectable:.1%}" in equal.says()
 
 
 def test_the_headline_comes_first_and_is_corrected_for_itself_alone(runs, make_run):
@@ -245,4 +244,4 @@ def test_an_interval_off_one_without_a_word_says_why(make_run):
     [cell] = next(row for row in compare_runs(sides).metrics if row.key == "output_tok_s").cells
     assert cell.word == "no detectable difference"
     assert cell.low > 1
-    assert "would stand alone" in cell.says()
+    assert "significant alone" in cell.says()

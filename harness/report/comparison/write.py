@@ -11,20 +11,22 @@ from harness.compare import gate_output
 from harness.compare.compare import Comparison
 from harness.core.errors import ArtifactError, ExitCode
 from harness.report.comparison.view import ComparisonView, compare_view
-from harness.report.pages import Drawing, chart_links, html_page, make_folder, write_charts
+from harness.report.pages import (
+    Drawing,
+    chart_links,
+    html_page,
+    make_folder,
+    markdown_page,
+    write_charts,
+)
 
 CHARTS_DIR: Final = "comparison-charts"
 
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What a command says of a comparison.
-
-    Attributes:
-        comparison: as it was made.
-        annotations: lines for GitHub Actions; none unless asked for.
-        lines: files that were written, and gates that failed.
-        exit_code: 99 where a gate failed.
+    """Outcome of a comparison for a command: annotations for GitHub Actions (on demand), written
+    files and failed gates, and the exit code, which is 99 if a gate failed.
     """
 
     comparison: Comparison
@@ -42,15 +44,9 @@ def conclude(
     summary: Path | None = None,
     report: Path | None = None,
 ) -> Conclusion:
-    """Write what was asked for, and judge.
-
-    Args:
-        comparison: with its gates.
-        strict: too few repeats for a gate are a failure as well.
-        junit: file for JUnit XML.
-        github: make annotations, and append the summary to the file that GITHUB_STEP_SUMMARY names.
-        summary: file for the Markdown summary.
-        report: folder for the page, Markdown and JSON.
+    """Write the requested files and evaluate the gates. With `strict`, too few repeats are a
+    failure as well; with `github`, make annotations and append the summary to the file in
+    GITHUB_STEP_SUMMARY. `report` is the folder for the page, Markdown and JSON.
 
     Raises:
         ArtifactError: a file cannot be written.
@@ -80,7 +76,7 @@ def conclude(
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, Path]:
-    """Write comparison.html (one file, no network, no script needed), comparison.md with its
+    """Write comparison.html (one file, needs neither network nor script), comparison.md with its
     charts, and comparison.json.
 
     Raises:
@@ -107,35 +103,13 @@ def comparison_html(shown: ComparisonView) -> str:
 
 
 def _drawings(shown: ComparisonView) -> dict[str, Drawing]:
-    return {key: Drawing(figure.wide, figure.narrow) for key, figure in shown.figures.items()}
+    return {key: Drawing(chart.wide, chart.narrow) for key, chart in shown.charts.items()}
 
 
 def comparison_markdown(comparison: Comparison, shown: ComparisonView) -> str:
-    """GitHub-flavoured Markdown: the comparison's own, with the charts at its end."""
-    parts = [comparison.to_markdown().rstrip(), ""]
-    for figure in shown.figures.values():
-        links = chart_links(CHARTS_DIR, figure.key)
-        dark, light = links["dark"], links["light"]
-        names = ", ".join(
-            f"{name} ({_LOOKS[(place - 1) % len(_LOOKS)]})" for place, name in figure.legend
-        )
-        parts += [
-            f"## {figure.title}",
-            "",
-            "<picture>",
-            f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">',
-        ]
-        parts += [
-            f'<img src="{light}" alt="{figure.caption}">',
-            "</picture>",
-            "",
-            f"{figure.caption} {names}.",
-            "",
-        ]
-    return "\n".join(parts)
-
-
-_LOOKS: Final = ("blue", "orange", "green", "purple")
+    """GitHub-flavored Markdown: the comparison, then the charts."""
+    files = {key: chart_links(CHARTS_DIR, key) for key in shown.charts}
+    return markdown_page("compare.md.j2", v=shown, files=files, text=comparison.to_markdown())
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""Charts of a fleet's page, as Vega-Lite in the placeholder colours of `harness.report.charts`:
+"""Charts of a fleet's page, as Vega-Lite in the placeholder colors of `harness.report.charts`:
 waterfall, tornado, scenarios.
 """
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.report.charts import SERIES, SOFT, whole
+from harness.report.charts import SERIES, SOFT, nominal, whole
 
 ROW: Final = 30
 """Height of a row in CSS pixels."""
@@ -15,14 +15,8 @@ ROW: Final = 30
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One row of a waterfall.
-
-    Attributes:
-        label: what is done.
-        start: where the bar begins.
-        end: where it ends.
-        kind: `whole` (a total), `lost` or `added`.
-        text: beside it.
+    """One row of a waterfall, from `start` to `end`, with a text after it. `kind` is `whole` (a
+    total), `lost` or `added`.
     """
 
     label: str
@@ -37,13 +31,12 @@ class Span:
     """One row of a tornado or of scenarios.
 
     Attributes:
-        label: of the row.
         low: one end.
         high: the other end.
         middle: a tick; None for none.
-        text: beside it.
-        turned: the end of the factor's P95 is the lower one.
-        series: colour, from 0.
+        text: after the bar.
+        turned: whether the factor's P95 is at the lower end.
+        series: color, from 0.
     """
 
     label: str
@@ -56,194 +49,118 @@ class Span:
 
 
 def waterfall(bars: Sequence[Bar], x_title: str, width: int) -> dict[str, Any]:
-    """Bars that hang from one another, from the whole to what is left (or from nothing to the
-    sum).
+    """Bars that start where the previous one ends, from the total to the remainder, or from 0 to
+    the sum.
     """
     narrow = width < 500
     top = max((max(bar.start, bar.end) for bar in bars), default=1.0)
+    labels = _wrapped(bars, narrow=narrow)
     rows = [
         {
-            "label": _wrapped(bar.label, narrow=narrow),
+            "label": label,
             "a": min(bar.start, bar.end),
             "b": max(bar.start, bar.end),
             "kind": bar.kind,
             "text": bar.text,
         }
-        for bar in bars
+        for bar, label in zip(bars, labels, strict=True)
     ]
-    y = _rows([_wrapped(bar.label, narrow=narrow) for bar in bars], narrow=narrow)
-    return _spec(
-        width,
-        len(bars),
-        rows,
-        [
-            {
-                "mark": {"type": "bar", "height": 16, "cornerRadius": 2},
-                "encoding": {
-                    "y": y,
-                    "x": {
-                        "field": "a",
-                        "type": "quantitative",
-                        "title": x_title,
-                        "scale": {"domain": [0, top * (1.8 if narrow else 1.25)], "nice": False},
-                        "axis": _axis(narrow),
-                    },
-                    "x2": {"field": "b"},
-                    "color": {
-                        "field": "kind",
-                        "type": "nominal",
-                        "legend": None,
-                        "scale": {
-                            "domain": ["whole", "lost", "added"],
-                            "range": [SERIES[0], SERIES[1], SERIES[2]],
-                        },
-                    },
-                    "opacity": {
-                        "condition": {"test": "datum.kind === 'lost'", "value": 0.75},
-                        "value": 1,
-                    },
-                },
-            },
-            {
-                "mark": {"type": "text", "align": "left", "dx": 6, "color": SOFT, "fontSize": 11.5},
-                "encoding": {
-                    "y": y,
-                    "x": {"field": "b", "type": "quantitative"},
-                    "text": {"field": "text"},
-                },
-            },
-        ],
-    )
+    y = _rows(labels, narrow=narrow)
+    scale = {"domain": [0, top * (1.8 if narrow else 1.25)], "nice": False}
+    color = nominal("kind", ["whole", "lost", "added"], SERIES[:3])
+    drawn = _bars(y, _x(x_title, scale, _axis(narrow)), color, height=16, cornerRadius=2)
+    lost = {"test": "datum.kind === 'lost'", "value": 0.75}
+    drawn["encoding"]["opacity"] = {"condition": lost, "value": 1}
+    return _spec(width, len(bars), rows, [drawn, _texts(y, 6)])
 
 
-def tornado(spans: Sequence[Span], centre: float, x_title: str, width: int) -> dict[str, Any]:
-    """How far each factor moves the answer, the widest on top; a line at the central value."""
+def tornado(spans: Sequence[Span], center: float, x_title: str, width: int) -> dict[str, Any]:
+    """Effect of each factor, the largest on top; a line at the central value."""
     narrow = width < 500
+    labels = _wrapped(spans, narrow=narrow)
     rows = []
-    for span in spans:
-        ends = (span.low, centre, "low"), (centre, span.high, "high")
-        if span.turned:
-            ends = (span.low, centre, "high"), (centre, span.high, "low")
+    for span, label in zip(spans, labels, strict=True):
+        low, high = ("high", "low") if span.turned else ("low", "high")
         rows += [
-            {"label": _wrapped(span.label, narrow=narrow), "a": a, "b": b, "end": end}
-            for a, b, end in ends
+            {"label": label, "a": span.low, "b": center, "end": low},
+            {"label": label, "a": center, "b": span.high, "end": high},
         ]
-    y = _rows([_wrapped(span.label, narrow=narrow) for span in spans], narrow=narrow)
-    x = {
-        "field": "a",
-        "type": "quantitative",
-        "title": x_title,
-        "scale": {"zero": False, "nice": True},
-        "axis": _axis(narrow),
+    x = _x(x_title, {"zero": False, "nice": True}, _axis(narrow))
+    color = nominal("end", ["low", "high"], SERIES[1::-1])
+    line = {
+        "mark": {"type": "rule", "color": SOFT, "strokeWidth": 1.25},
+        "encoding": {"x": {"datum": center, "type": "quantitative"}},
     }
-    return _spec(
-        width,
-        len(spans),
-        rows,
-        [
-            {
-                "mark": {"type": "bar", "height": 16},
-                "encoding": {
-                    "y": y,
-                    "x": x,
-                    "x2": {"field": "b"},
-                    "color": {
-                        "field": "end",
-                        "type": "nominal",
-                        "legend": None,
-                        "scale": {"domain": ["low", "high"], "range": [SERIES[1], SERIES[0]]},
-                    },
-                },
-            },
-            {
-                "mark": {"type": "rule", "color": SOFT, "strokeWidth": 1.25},
-                "encoding": {"x": {"datum": centre, "type": "quantitative"}},
-            },
-        ],
-    )
+    drawn = _bars(_rows(labels, narrow=narrow), x, color, height=16)
+    return _spec(width, len(spans), rows, [drawn, line])
 
 
 def ranges(spans: Sequence[Span], x_title: str, width: int) -> dict[str, Any]:
     """P5 to P95 of shares, with a tick at the median."""
     narrow = width < 500
+    labels = _wrapped(spans, narrow=narrow)
     rows = [
         {
-            "label": _wrapped(span.label, narrow=narrow),
+            "label": label,
             "a": span.low,
             "b": span.high,
             "m": span.middle,
             "s": str(span.series),
             "text": span.text,
         }
-        for span in spans
+        for span, label in zip(spans, labels, strict=True)
     ]
-    y = _rows([_wrapped(span.label, narrow=narrow) for span in spans], narrow=narrow)
-    colour = {
-        "field": "s",
-        "type": "nominal",
-        "legend": None,
-        "scale": {"domain": ["0", "1"], "range": [SERIES[0], SERIES[1]]},
-    }
+    y = _rows(labels, narrow=narrow)
+    color = nominal("s", ["0", "1"], SERIES[:2])
     scale = {"domain": [0, 1.3 if narrow else 1.12], "nice": False}
     values = [0, 0.5, 1] if narrow else [0, 0.2, 0.4, 0.6, 0.8, 1]
     axis = {**_axis(narrow), "values": values, "labelExpr": "format(datum.value, '.0%')"}
-    return _spec(
-        width,
-        len(spans),
-        rows,
-        [
-            {
-                "mark": {"type": "bar", "height": 8, "cornerRadius": 4, "opacity": 0.45},
-                "encoding": {
-                    "y": y,
-                    "x": {
-                        "field": "a",
-                        "type": "quantitative",
-                        "title": x_title,
-                        "scale": scale,
-                        "axis": axis,
-                    },
-                    "x2": {"field": "b"},
-                    "color": colour,
-                },
-            },
-            {
-                "mark": {"type": "tick", "thickness": 3, "height": 18},
-                "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}, "color": colour},
-            },
-            {
-                "mark": {
-                    "type": "text",
-                    "align": "left",
-                    "dx": 10,
-                    "color": SOFT,
-                    "fontSize": 11.5,
-                },
-                "encoding": {
-                    "y": y,
-                    "x": {"field": "b", "type": "quantitative"},
-                    "text": {"field": "text"},
-                },
-            },
-        ],
-    )
+    drawn = _bars(y, _x(x_title, scale, axis), color, height=8, cornerRadius=4, opacity=0.45)
+    ticks = {
+        "mark": {"type": "tick", "thickness": 3, "height": 18},
+        "encoding": {"y": y, "x": {"field": "m", "type": "quantitative"}, "color": color},
+    }
+    return _spec(width, len(spans), rows, [drawn, ticks, _texts(y, 10)])
 
 
-def _wrapped(label: str, *, narrow: bool) -> str:
-    """On a phone a label takes two lines."""
-    return "\n".join(textwrap.wrap(label, 21, max_lines=2, placeholder="…")) if narrow else label
+def _x(title: str, scale: Mapping[str, Any], axis: Mapping[str, Any]) -> dict[str, Any]:
+    return {"field": "a", "type": "quantitative", "title": title, "scale": scale, "axis": axis}
+
+
+def _bars(
+    y: Mapping[str, Any], x: Mapping[str, Any], color: Mapping[str, Any], **mark: float
+) -> dict[str, Any]:
+    return {
+        "mark": {"type": "bar", **mark},
+        "encoding": {"y": y, "x": x, "x2": {"field": "b"}, "color": color},
+    }
+
+
+def _texts(y: Mapping[str, Any], dx: int) -> dict[str, Any]:
+    """Text after the end of each bar."""
+    return {
+        "mark": {"type": "text", "align": "left", "dx": dx, "color": SOFT, "fontSize": 11.5},
+        "encoding": {
+            "y": y,
+            "x": {"field": "b", "type": "quantitative"},
+            "text": {"field": "text"},
+        },
+    }
+
+
+def _wrapped(rows: Sequence[Bar | Span], *, narrow: bool) -> list[str]:
+    """Labels; on a phone, each has two lines."""
+    labels = [row.label for row in rows]
+    if not narrow:
+        return labels
+    return ["\n".join(textwrap.wrap(label, 21, max_lines=2, placeholder="…")) for label in labels]
 
 
 def _rows(labels: Sequence[str], *, narrow: bool) -> dict[str, Any]:
     limit = 128 if narrow else 292
-    # Room for the page's font, which may be wider than the one that the drawing is measured with.
-    extent = (
-        min(
-            limit,
-            7.2 * max((len(line) for label in labels for line in label.split("\n")), default=0),
-        )
-        + 14
-    )
+    # Room for the page's font, which may be wider than the one that Vega-Lite measures with.
+    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
+    extent = min(limit, 7.2 * longest) + 14
     axis = {
         "domain": False,
         "ticks": False,

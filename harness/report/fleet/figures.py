@@ -1,4 +1,4 @@
-"""Charts of a fleet's page with their words and the same as tables."""
+"""Charts of a fleet's page with captions, and the same data as tables."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,30 +13,19 @@ from harness.report.charts import Chart, Line
 from harness.report.fleet import charts as fleet_charts
 from harness.report.fleet.charts import Bar, Span
 from harness.report.numbers import DASH, plain, share
-
-
-@dataclass(frozen=True, slots=True)
-class FleetTable:
-    """A table: headings and rows of text; columns in `text` are prose."""
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text: tuple[int, ...] = ()
+from harness.report.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
 class FleetChart:
-    """A chart with its words and the same as a table; `wide` and `narrow` draw it as SVG when they
-    are called.
-    """
+    """A chart with the same data as a table; `wide` and `narrow` draw it as SVG when called."""
 
     key: str
     title: str
     caption: str
     wide: Callable[[], str]
     narrow: Callable[[], str]
-    table: FleetTable
+    table: Table
     legend: tuple[tuple[str, str], ...] = ()
     y_title: str = ""
 
@@ -45,12 +34,8 @@ _SCALES: Final = ((1e12, 1e12, "T"), (1e9, 1e9, "B"), (1e6, 1e6, "M"), (1e5, 1e3
 
 
 def scaled(value: float | None, digits: int = 3, like: float | None = None) -> str:
-    """A number with k, M, B or T; thousands below a hundred thousand are written out.
-
-    Args:
-        value: the number.
-        digits: that count.
-        like: a number whose letter it takes, so that both ends of a range have the same.
+    """A number with significant digits and k, M, B or T; numbers below a hundred thousand are
+    written out. It takes the suffix of `like`, so that both ends of a range have the same.
     """
     if value is None or not math.isfinite(value):
         return DASH
@@ -66,20 +51,20 @@ def scaled(value: float | None, digits: int = 3, like: float | None = None) -> s
 
 
 def scaled_range(low: float, high: float, digits: int = 3) -> str:
-    """Both ends with the same letter; one number where they look alike."""
+    """Both ends with the same suffix; one number if they look alike."""
     texts = [scaled(end, digits, max(abs(low), abs(high))) for end in (low, high)]
     return texts[0] if texts[0] == texts[1] else f"{texts[0]} to {texts[1]}"
 
 
-def percent(swing: Swing, centre: float) -> str:
-    """How far a factor moves an answer, in percent of the central value."""
-    ends = sorted((swing.at_p5 / centre - 1, swing.at_p95 / centre - 1))
+def percent(swing: Swing, center: float) -> str:
+    """Effect of a factor, in percent of the central value."""
+    ends = sorted((swing.at_p5 / center - 1, swing.at_p95 / center - 1))
     return f"{signed(ends[0])} to {signed(ends[1])}"
 
 
 def signed(ratio: float) -> str:
     """A change in whole percent, with its sign."""
-    return f"{100 * ratio:+.0f}\u00a0%".replace("-", "\u2212")
+    return f"{ratio:+.0%}".replace("-", "\u2212")
 
 
 # --- charts ---
@@ -87,25 +72,17 @@ def signed(ratio: float) -> str:
 
 def fleet_charts_of(e: FleetEstimate, f: Forecast | None) -> dict[str, FleetChart]:
     """All charts of a case, by key, in the order of the page."""
-    found: dict[str, FleetChart] = {}
-    for chart in (
-        _tokens_chart(e),
-        _power_chart(e),
-        *_tornado_charts(e),
-        *_time_charts(f),
-        _scenario_chart(f),
-    ):
-        if chart is not None:
-            found[chart.key] = chart
-    return found
+    tornados, time = _tornado_charts(e), _time_charts(f)
+    found = (_tokens_chart(e), _power_chart(e), *tornados, *time, _scenario_chart(f))
+    return {chart.key: chart for chart in found if chart is not None}
 
 
 def _tokens_chart(e: FleetEstimate) -> FleetChart:
-    """From all of the site's GPUs at the measured rate down to the mean of a day."""
+    """From all of the site's GPUs at the measured rate to the daily mean."""
     steps = [step for step in e.waterfall if step.part == "tokens"]
     count = e.stated.gpus or 1.0
     whole = steps[0].result * count
-    bars = [Bar("every GPU, as measured", 0.0, whole, "whole", f"{scaled(whole)} tok/s")]
+    bars = [Bar("all GPUs at the measured rate", 0.0, whole, "whole", f"{scaled(whole)} tok/s")]
     at = whole
     for step in steps[1:]:
         factor = step.factor / count if step.label.startswith("GPUs that") else step.factor
@@ -113,24 +90,24 @@ def _tokens_chart(e: FleetEstimate) -> FleetChart:
         kind = "lost" if left <= at else "added"
         bars.append(Bar(step.label, left, at, kind, f"× {plain(factor, 3)}"))
         at = left
-    bars.append(Bar("mean of a day", 0.0, at, "whole", f"{scaled(at)} tok/s"))
+    bars.append(Bar("daily mean", 0.0, at, "whole", f"{scaled(at)} tok/s"))
     rows = tuple(
         (bar.label, bar.text, f"{scaled(bar.end if bar.kind == 'whole' else bar.start)} tok/s")
         for bar in bars
     )
     return FleetChart(
         "waterfall-tokens",
-        "Where the tokens go",
-        "Output tokens per second, from every GPU of the site at the measured rate to the mean of a"
-        " day, each factor at its central value.",
+        "Token throughput, factor by factor",
+        "Output tokens per second, from all GPUs of the site at the measured rate to the daily"
+        " mean, with each factor at its central value.",
         *_both(partial(fleet_charts.waterfall, bars, "output tokens per second")),
-        FleetTable("Tokens", ("Step", "Factor", "Left"), rows),
+        Table("Tokens", ("Step", "Factor", "Remaining"), rows),
         (("s1", "output"), ("s2", "lost")),
     )
 
 
 def _power_chart(e: FleetEstimate) -> FleetChart | None:
-    """Watts at the meter that one GPU stands for, part by part."""
+    """Watts at the facility meter per GPU, part by part."""
     steps = [step for step in e.waterfall if step.part == "power"]
     each = [step for step in steps if step.unit.startswith("W/GPU")]
     if not each:
@@ -147,36 +124,34 @@ def _power_chart(e: FleetEstimate) -> FleetChart | None:
             Bar(step.label, 0.0 if step.operation == "=" else before, step.result, kind, text)
         )
         before = step.result
-    bars.append(Bar("at the meter, under load", 0.0, before, "whole", f"{plain(before, 4)} W"))
+    bars.append(Bar("facility meter, under load", 0.0, before, "whole", f"{plain(before, 4)} W"))
     rows = tuple((bar.label, bar.text) for bar in bars)
     return FleetChart(
         "waterfall-power",
-        "Where the watts go",
-        "Watts at the utility's meter that one GPU stands for under the run's load, each factor at"
-        " its central value.",
-        *_both(partial(fleet_charts.waterfall, bars, "watts a GPU")),
-        FleetTable("Power", ("Part", "Watts a GPU"), rows),
-        (("s1", "measured, and the sum"), ("s3", "added")),
+        "Power per GPU, factor by factor",
+        "Watts per GPU at the facility meter under the run's load, with each factor at its central"
+        " value.",
+        *_both(partial(fleet_charts.waterfall, bars, "W per GPU")),
+        Table("Power", ("Part", "W per GPU"), rows),
+        (("s1", "measured, and total"), ("s3", "added")),
     )
 
 
 _TORNADOS: Final = (
-    ("output_tok_s", "What moves the tokens", "output tokens per second, mean of a day"),
-    ("power_mean_mw", "What moves the power", "megawatts, mean of a day"),
-    ("usd_per_mtok", "What moves the cost", "USD per million output tokens at the site's price"),
+    ("output_tok_s", "Sensitivity: tokens", "output tok/s, daily mean"),
+    ("power_mean_mw", "Sensitivity: power", "MW, daily mean"),
+    ("usd_per_mtok", "Sensitivity: cost", "USD per million output tokens at the site's price"),
 )
 
 
 def _tornado_charts(e: FleetEstimate) -> list[FleetChart]:
     found = []
     for key, title, x_title in _TORNADOS:
-        seen = (
-            abs(e.central[key]) * 1e-3 if key in e.central else 0.0
-        )  # narrower bars cannot be seen
-        swings = [swing for swing in e.tornado if swing.figure == key and swing.width > seen][:8]
+        least = abs(e.central.get(key, 0.0)) * 1e-3  # narrower bars are invisible
+        swings = [swing for swing in e.tornado if swing.figure == key and swing.width > least][:8]
         if not swings:
             continue
-        centre = e.central[key]
+        center = e.central[key]
         spans = [
             Span(
                 swing.title,
@@ -187,18 +162,18 @@ def _tornado_charts(e: FleetEstimate) -> list[FleetChart]:
             for swing in swings
         ]
         rows = tuple(
-            (swing.title, scaled(swing.at_p5, 4), scaled(swing.at_p95, 4), percent(swing, centre))
+            (swing.title, scaled(swing.at_p5, 4), scaled(swing.at_p95, 4), percent(swing, center))
             for swing in swings
         )
         found.append(
             FleetChart(
                 f"tornado-{key.replace('_', '-')}",
                 title,
-                "Each factor at its P5 and its P95, all others central; the line is the central"
-                f" value, {scaled(centre)}.",
-                *_both(partial(fleet_charts.tornado, spans, centre, x_title)),
-                FleetTable(title, ("Factor", "at its P5", "at its P95", "moves it by"), rows),
-                (("s2", "factor at its P5"), ("s1", "factor at its P95")),
+                "Each factor at its P5 and P95, all others at their central values. Line: central"
+                f" value, {scaled(center)}.",
+                *_both(partial(fleet_charts.tornado, spans, center, x_title)),
+                Table(title, ("Factor", "At P5", "At P95", "Change"), rows),
+                (("s2", "factor at P5"), ("s1", "factor at P95")),
             )
         )
     return found
@@ -208,28 +183,31 @@ def _time_charts(f: Forecast | None) -> list[FleetChart]:
     if f is None:
         return []
     hours = [float(hour) for hour in range(24)]
-    per_node = _served_by_nodes(f)
+    serving = f.day["serving_nodes"]
+    capacity = None if serving is None else [nodes * f.node_tok_s for nodes in serving]
     tokens = [
-        ("asked", hours, f.day["demand_tok_s"]),
+        ("requested", hours, f.day["demand_tok_s"]),
         ("served", hours, f.day["served_tok_s"]),
-        ("could be served", hours, per_node),
+        ("capacity", hours, capacity),
     ]
     words = "Output tokens per second by hour of the day, mean of the simulated years."
-    found = [_lines("day-tokens", "A day of the site", words, ("hour of the day", "tok/s"), tokens)]
+    found = [
+        _lines("day-tokens", "Throughput by hour", words, ("hour of the day", "tok/s"), tokens)
+    ]
     if (power := f.day["power_mw"]) is not None:
-        words = "Megawatts at the meter by hour of the day, mean of the simulated years."
+        words = "Megawatts at the facility meter by hour of the day, mean of the simulated years."
         found.append(
             _lines(
                 "day-power",
-                "Power by the hour",
+                "Power by hour",
                 words,
                 ("hour of the day", "MW"),
                 [("power", hours, power)],
             )
         )
     words = (
-        "Percent of what was asked that was not served within the SLO, by hour, in the week around"
-        " the worst hour of a simulated year."
+        "Percent of the demand that was not served within the SLO, by hour, in the week around the"
+        " worst hour of a simulated year."
     )
     missed = (
         None if (kept := f.worst["slo_ratio"]) is None else [100 * (1 - ratio) for ratio in kept]
@@ -247,14 +225,8 @@ def _time_charts(f: Forecast | None) -> list[FleetChart]:
     return found
 
 
-def _served_by_nodes(f: Forecast) -> list[float] | None:
-    """What the nodes that are up could serve, by hour of the day."""
-    serving = f.day["serving_nodes"]
-    return None if serving is None else [nodes * f.node_tok_s for nodes in serving]
-
-
 def _both(spec: Callable[[int], Mapping[str, Any]]) -> tuple[Callable[[], str], Callable[[], str]]:
-    """Drawing is the slow part, so it waits until somebody looks."""
+    """Both drawings, made when called, because drawing is slow."""
 
     def at(width: int) -> str:
         return charts.draw(spec(width))
@@ -271,7 +243,7 @@ def _lines(
 ) -> FleetChart:
     lines = [Line(name, list(zip(x, y, strict=False))) for name, x, y in series if y is not None]
     x_title, y_title = axes
-    chart = Chart(key, title, caption, x_title, y_title, lines)
+    chart = Chart(key, caption, x_title, y_title, lines)
     xs = series[0][1]
     stride = max(1, len(xs) // 24)
     rows = tuple(
@@ -279,7 +251,7 @@ def _lines(
         for position, x in enumerate(xs)
         if position % stride == 0
     )
-    table = FleetTable(title, (x_title, *(name for name, _, y in series if y is not None)), rows)
+    table = Table(title, (x_title, *(name for name, _, y in series if y is not None)), rows)
     legend = (
         tuple((f"s{position}", line.name) for position, line in enumerate(lines, 1))
         if len(lines) > 1
@@ -301,7 +273,7 @@ def _scenario_chart(f: Forecast | None) -> FleetChart | None:
     if f is None or not f.scenarios:
         return None
     base = f.scenarios[0].base_served_ratio
-    spans = [Span("As it stands", base.p5, base.p95, base.p50, share(base.p50), series=0)]
+    spans = [Span("Baseline", base.p5, base.p95, base.p50, share(base.p50), series=0)]
     spans += [
         Span(
             item.title,
@@ -316,10 +288,10 @@ def _scenario_chart(f: Forecast | None) -> FleetChart | None:
     rows = tuple((span.label, share(span.low), span.text, share(span.high)) for span in spans)
     return FleetChart(
         "scenarios",
-        "What ready capacity is worth",
-        "Share of the demand that is served over the scenario's horizon if it happens: P5 to P95,"
-        " with a tick at the median.",
+        "Value of ready capacity",
+        "Share of demand served over the scenario's horizon if it happens: P5 to P95, with a tick"
+        " at the median.",
         *_both(partial(fleet_charts.ranges, spans, "demand served")),
-        FleetTable("Scenarios", ("Scenario", "P5", "Median", "P95"), rows),
-        (("s1", "as it stands"), ("s2", "scenario")),
+        Table("Scenarios", ("Scenario", "P5", "Median", "P95"), rows),
+        (("s1", "baseline"), ("s2", "scenario")),
     )

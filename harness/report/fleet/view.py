@@ -1,9 +1,8 @@
-"""A fleet's estimate and forecast -> what its page and its Markdown show: words, tables and charts.
-No figure is made here.
-"""
+"""The text, tables and charts of a fleet's page and Markdown. No value is computed here."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,23 +15,23 @@ from harness.fleet.over_time.forecast import Forecast
 from harness.fleet.over_time.scenarios import Range, ScenarioResult
 from harness.report.fleet.figures import (
     FleetChart,
-    FleetTable,
     fleet_charts_of,
     percent,
     scaled,
     scaled_range,
+    signed,
 )
+from harness.report.headline import boundary_words
 from harness.report.numbers import DASH, plain, share
+from harness.report.tables import Table
 
 SURE: Final = 3
-"""Factors that the first screen names."""
+"""Number of factors in the summary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One figure of the first screen; `low` and `high` place its P5 and P95, `at` its value, in
-    percent of the bar.
-    """
+    """One key metric; `low`, `high` and `at` place its P5, P95 and value, in percent of the bar."""
 
     title: str
     value: str
@@ -45,7 +44,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class FleetView:
-    """All that is shown."""
+    """The content of the page."""
 
     title: str
     badge: str
@@ -55,40 +54,39 @@ class FleetView:
     flags: tuple[str, ...]
     contradictions: tuple[str, ...]
     tiles: tuple[Tile, ...]
-    figures: FleetTable
+    metrics: Table
     absent: tuple[tuple[str, str], ...]
     charts: Mapping[str, FleetChart]
-    waterfall: FleetTable
-    time: tuple[FleetTable, ...]
+    waterfall: Table
+    time: tuple[Table, ...]
     time_lead: str
-    scenarios: FleetTable | None
-    side_by_side: FleetTable | None
-    refused: FleetTable | None
-    assumptions: FleetTable
+    scenarios: Table | None
+    side_by_side: Table | None
+    refused: Table | None
+    assumptions: Table
     site: tuple[tuple[str, str], ...]
     run: tuple[tuple[str, str], ...]
     footer: str
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...]
+
+    @property
+    def figures(self) -> Table:
+        return self.metrics
 
 
 def fleet_view(answer: FleetAnswer) -> FleetView:
-    """What is shown of one or more cases; the first one fills the page, next to it the others."""
+    """The content of the page for one or more cases. The first one fills the page; the others are
+    compared with it.
+    """
     cases = answer.cases
-    case = cases[0]
-    e, f = case.estimate, case.forecast
-    tones = {
-        Status.VALID: "valid",
-        Status.PRELIMINARY: "preliminary",
-        Status.DEGRADED: "degraded",
-        Status.INVALID: "invalid",
-    }
-    tone = "invalid" if e.demonstration else tones.get(e.status, "degraded")
+    e, f = cases[0].estimate, cases[0].forecast
+    tone = "degraded" if e.status is Status.FUNCTIONAL else str(e.status)
+    if e.demonstration:
+        tone = "invalid"
     return FleetView(
-        title=f"{e.site.title}: what it would deliver",
+        title=f"{e.site.title}: fleet estimate",
         badge=(
-            "a demonstration, nothing measured"
-            if e.demonstration
-            else f"modelled from a {e.status} run"
+            "demonstration, not measured" if e.demonstration else f"estimated from a {e.status} run"
         ),
         tone=tone,
         lead=_lead(e),
@@ -96,10 +94,8 @@ def fleet_view(answer: FleetAnswer) -> FleetView:
         flags=e.flags,
         contradictions=e.contradictions,
         tiles=_tiles(e),
-        figures=_figures(e),
-        absent=tuple(
-            (figure.title, figure.note or "") for figure in e.figures if figure.value is None
-        ),
+        metrics=_metrics(e),
+        absent=tuple((one.title, one.note or "") for one in e.figures if one.value is None),
         charts=fleet_charts_of(e, f),
         waterfall=_waterfall_table(e),
         time=_time_tables(f),
@@ -112,11 +108,9 @@ def fleet_view(answer: FleetAnswer) -> FleetView:
         run=_run(e),
         notes=_further_flags(cases),
         footer=(
-            f"As of {e.as_of.text()}. Scaled from one measured run by stated factors."
-            f" Ranges are P5 to P95 of {e.draws:,}"
-            f" draws (seed {e.seed}) and hold what the factors hold, no more: a factor that nobody"
-            " thought of is not in them. No figure here was measured at the site, and nothing here"
-            " was validated against one."
+            f"As of {e.as_of.text()}. Scaled from one measured run by stated factors. Ranges are P5"
+            f" to P95 of {e.draws:,} draws (seed {e.seed}) and cover only these factors. No value"
+            " here was measured at the site or validated against one."
         ),
     )
 
@@ -124,10 +118,10 @@ def fleet_view(answer: FleetAnswer) -> FleetView:
 # --- words ---
 
 
-def _span(figure: FleetFigure) -> str:
-    if figure.p5 is None or figure.p95 is None:
+def _span(found: FleetFigure) -> str:
+    if found.p5 is None or found.p95 is None:
         return "as stated"
-    text = scaled_range(figure.p5, figure.p95)
+    text = scaled_range(found.p5, found.p95)
     return text if " to " in text else "in all draws"
 
 
@@ -141,39 +135,38 @@ def _lead(e: FleetEstimate) -> str:
     gpu = (
         e.gpu
         if e.measured_gpu in {"", e.gpu}
-        else f"{e.gpu} (modelled from the run's {e.measured_gpu})"
+        else f"{e.gpu} (estimated from the run's {e.measured_gpu})"
     )
     words = [
         (
-            f"Serving the work that was measured ({work or 'not recorded'}),"
-            f" {e.central['gpus_powered']:,.0f} {gpu} would give {_value(tokens)} output tokens a day"  # noqa: E501
-            f" ({_span(tokens)}, P5 to P95)"
+            f"With the measured workload ({work or 'not recorded'}),"
+            f" {e.central['gpus_powered']:,.0f} {gpu} would serve {_value(tokens)} output tokens"
+            f" per day ({_span(tokens)}, P5 to P95)"
         )
     ]
     words.append(
-        f"draw {plain(power.value, 3)} MW over the day"
+        f"draw {plain(power.value, 3)} MW on average"
         if power.value is not None
         else "draw an unknown power"
     )
     if cost.value is not None:
-        words.append(f"cost ${plain(cost.value, 3)} a million output tokens at the site's price")
+        words.append(f"cost ${plain(cost.value, 3)} per million output tokens at the site's price")
     limit = {
-        "power": "Its power cap limits it",
-        "count": "The number of its GPUs limits it",
-        "unknown": "What limits it is not known",
+        "power": "The power cap is the limit",
+        "count": "The number of GPUs is the limit",
+        "unknown": "The limit is unknown",
     }[e.binding]
     return ", ".join(words[:-1]) + f" and {words[-1]}. {limit}."
 
 
 def _sure(e: FleetEstimate) -> tuple[str, ...]:
-    """What the answer turns on most."""
+    """Uncertainty and its main causes."""
     value = e.figure("output_tok_per_day")
-    said = []
+    lines = []
     if value.value and value.p5 is not None and value.p95 is not None:
-        said.append(
-            "How sure: nine in ten draws put the tokens between"
-            f" {_beside(value.p5 / value.value - 1)} and {_beside(value.p95 / value.value - 1)} the"
-            " central value."
+        lines.append(
+            f"Uncertainty of the tokens (P5 to P95): {signed(value.p5 / value.value - 1)} to"
+            f" {signed(value.p95 / value.value - 1)} relative to the central value."
         )
     found = [swing for swing in e.tornado if swing.figure == "output_tok_s"][:SURE]
     if found:
@@ -182,7 +175,7 @@ def _sure(e: FleetEstimate) -> tuple[str, ...]:
             f" ({percent(swing, e.central['output_tok_s'])})"
             for swing in found
         )
-        said.append(f"What moves the tokens most: {named}.")
+        lines.append(f"Largest effects on the tokens: {named}.")
     needed, met = e.figure("gpus_needed"), e.figure("demand_met_ratio")
     if needed.value is not None and met.value is not None:
         power = e.figure("mw_needed").value
@@ -193,98 +186,75 @@ def _sure(e: FleetEstimate) -> tuple[str, ...]:
             e.central["output_tok_s_peak"],
         )
         dearer = ""
-        if (
-            cost is not None and asked is not None and asked < peak
-        ):  # the whole site is paid for fewer tokens
+        # The same price of the site for fewer tokens.
+        if cost is not None and asked is not None and asked < peak:
             dearer = (
-                " Serving no more than that, a million output tokens cost"
-                f" ${plain(cost * peak / asked, 3)} at the site's price."
+                f" At that load, a million output tokens cost ${plain(cost * peak / asked, 3)} at"
+                " the site's price."
             )
-        said.append(
+        lines.append(
             f"The stated demand needs {scaled(needed.value)} GPUs{at} at peak ({_span(needed)});"
             f" the site meets {share(met.value)} of it.{dearer}"
         )
-    measured = sum(
-        1
-        for factor in e.factors.values()
-        if factor.basis is Basis.MEASURED and not factor.key.startswith("usd")
+    bases = Counter(
+        factor.basis for factor in e.factors.values() if not factor.key.startswith("usd")
     )
-    guessed = sum(
-        1
-        for factor in e.factors.values()
-        if factor.basis is Basis.MODELLED and not factor.key.startswith("usd")
+    measured, assumed = bases[Basis.MEASURED], bases[Basis.MODELLED]
+    lines.append(
+        f"{measured} factors were measured in the run, {assumed} are assumptions with a source."
     )
-    said.append(
-        f"{measured} of the factors were measured in the run, {guessed} are assumptions with a"
-        " source."
-    )
-    return tuple(said)
-
-
-def _beside(change: float) -> str:
-    return f"{abs(100 * change):.0f}\u00a0% {'below' if change < 0 else 'above'}"
+    return tuple(lines)
 
 
 _TILES: Final = (
-    ("output_tok_per_day", "Output tokens a day", "", "mean of a day"),
-    ("output_tok_s_peak", "Output tokens a second", "tok/s", "at peak"),
+    ("output_tok_per_day", "Output tokens per day", "", "daily mean"),
+    ("output_tok_s_peak", "Output throughput", "tok/s", "at peak"),
     ("sessions", "Concurrent sessions", "", "within the SLO, at peak"),
-    ("power_mean_mw", "Power", "MW", "mean of a day, at the meter"),
-    ("output_tok_s_per_mw", "Tokens a second per megawatt", "tok/s/MW", "at peak, at the meter"),
-    ("j_per_output_tok_mean", "Energy per output token", "J", "mean of a day, at the meter"),
+    ("power_mean_mw", "Power", "MW", "daily mean, facility meter"),
+    ("output_tok_s_per_mw", "Throughput per megawatt", "tok/s/MW", "at peak, facility meter"),
+    ("j_per_output_tok_mean", "Energy per output token", "J", "daily mean, facility meter"),
     ("usd_per_mtok", "Cost per million output tokens", "USD", "at the site's price"),
-    ("usd_per_gpu_h", "Price of a GPU-hour", "USD", "implied by the site's price"),
-    ("co2_t_per_day", "CO2 a day", "t", "of its electricity"),
+    ("usd_per_gpu_h", "Price per GPU-hour", "USD", "from the site's price"),
+    ("co2_t_per_day", "CO2 per day", "t", "of its electricity"),
 )
 
 
 def _tiles(e: FleetEstimate) -> tuple[Tile, ...]:
     tiles = []
     for key, title, unit, note in _TILES:
-        figure = e.figure(key)
-        if figure.value is None:
-            tiles.append(Tile(title, "absent", "", figure.note or ""))
-        elif figure.p5 is None or figure.p95 is None or figure.p95 <= 0:  # nothing to draw a bar of
-            tiles.append(Tile(title, f"{figure.value:.2f}", unit, note))
+        found = e.figure(key)
+        if found.value is None:
+            tiles.append(Tile(title, "absent", "", found.note or ""))
+        elif found.p5 is None or found.p95 is None or found.p95 <= 0:  # no bar to draw
+            tiles.append(Tile(title, f"{found.value:.2f}", unit, note))
         else:
-            top = max(figure.p95, figure.value) * 1.15
-            places = (100 * figure.p5 / top, 100 * figure.p95 / top, 100 * figure.value / top)
-            tiles.append(Tile(title, _value(figure), unit, f"{_span(figure)} · {note}", *places))
+            top = max(found.p95, found.value) * 1.15
+            places = (100 * found.p5 / top, 100 * found.p95 / top, 100 * found.value / top)
+            tiles.append(Tile(title, _value(found), unit, f"{_span(found)} · {note}", *places))
     return tuple(tiles)
 
 
 # --- tables ---
 
 
-def _figures(e: FleetEstimate) -> FleetTable:
+def _metrics(e: FleetEstimate) -> Table:
     rows = []
-    for figure in e.figures:
-        if figure.value is None:
+    for one in e.figures:
+        if one.value is None:
             continue
-        value, p5, p50, p95 = (
-            scaled(number, 4, max(figure.value, figure.p95 or 0.0))
-            for number in (figure.value, figure.p5, figure.p50, figure.p95)
+        value, *percentiles = (
+            scaled(number, 4, max(one.value, one.p95 or 0.0))
+            for number in (one.value, one.p5, one.p50, one.p95)
         )
-        unit = figure.unit if figure.unit not in {"1", "GPU", "session"} else ""
-        rows.append(
-            (
-                figure.title,
-                f"{value} {unit}".strip(),
-                p5,
-                p50,
-                p95,
-                str(figure.basis),
-                figure.boundary,
-                figure.note or "",
-            )
-        )
-    head = ("Figure", "Value", "P5", "P50", "P95", "Basis", "Boundary", "Note")
-    return FleetTable(
-        "Value: every factor central. P5, P50, P95: of the draws", head, tuple(rows), (5, 6, 7)
-    )
+        unit = one.unit if one.unit not in {"1", "GPU", "session"} else ""
+        basis = (str(one.basis), boundary_words(one.boundary), one.note or "")
+        rows.append((one.title, f"{value} {unit}".strip(), *percentiles, *basis))
+    head = ("Metric", "Value", "P5", "P50", "P95", "Basis", "Boundary", "Note")
+    caption = "Value: all factors at their central values. P5, P50, P95: of the draws"
+    return Table(caption, head, rows, (5, 6, 7))
 
 
-def _waterfall_table(e: FleetEstimate) -> FleetTable:
+def _waterfall_table(e: FleetEstimate) -> Table:
     rows = []
     for step in e.waterfall:
         span = (
@@ -302,13 +272,8 @@ def _waterfall_table(e: FleetEstimate) -> FleetTable:
                 step.source,
             )
         )
-    head = ("Step", "Factor (P5 to P95)", "Gives", "Basis", "Source")
-    return FleetTable(
-        "From the measured number to the site's, tokens first, then power",
-        head,
-        tuple(rows),
-        (3, 4),
-    )
+    head = ("Step", "Factor (P5 to P95)", "Result", "Basis", "Source")
+    return Table("From the measured value to the site's: tokens, then power", head, rows, (3, 4))
 
 
 def _range(item: Range | None, of: str = "plain") -> str:
@@ -316,7 +281,7 @@ def _range(item: Range | None, of: str = "plain") -> str:
         return DASH
     if of == "share":
         low, middle, high = share(item.p5), share(item.p50), share(item.p95)
-    elif of == "months":  # a tenth of a month is all that assumptions of days are worth
+    elif of == "months":  # assumptions in days do not support more digits
         low, middle, high = (f"{number:.1f}" for number in (item.p5, item.p50, item.p95))
     else:
         low, middle, high = (
@@ -326,24 +291,24 @@ def _range(item: Range | None, of: str = "plain") -> str:
 
 
 _TOTALS: Final = (
-    ("demand_tok", "Output tokens asked", "plain"),
+    ("demand_tok", "Output tokens requested", "plain"),
     ("served_tok", "Output tokens served", "plain"),
     ("shed_tok", "Output tokens shed", "plain"),
-    ("served_ratio", "Served of what was asked", "share"),
+    ("served_ratio", "Share of demand served", "share"),
     ("slo_ratio", "Served within the SLO", "share"),
     ("worst_hour_slo_ratio", "Served within the SLO in the worst hour", "share"),
-    ("hours_below_99_percent", "Hours with less than 99 % within the SLO", "plain"),
+    ("hours_below_99_percent", "Hours with less than 99% within the SLO", "plain"),
     ("power_mean_mw", "Power, mean (MW)", "plain"),
-    ("power_peak_mw", "Power, highest hour (MW)", "plain"),
+    ("power_peak_mw", "Power, peak hour (MW)", "plain"),
     ("energy_mwh", "Energy (MWh)", "plain"),
     ("down_nodes_mean", "Failed nodes, mean", "plain"),
     ("down_nodes_p999", "Failed nodes, P99.9 of hours", "plain"),
-    ("moved_sessions", "Sessions whose replica failed", "plain"),
-    ("recomputed_tok", "Input tokens of lost prefix caches", "plain"),
+    ("moved_sessions", "Sessions with a failed replica", "plain"),
+    ("recomputed_tok", "Input tokens recomputed (lost prefix caches)", "plain"),
 )
 
 
-def _time_tables(f: Forecast | None) -> tuple[FleetTable, ...]:
+def _time_tables(f: Forecast | None) -> tuple[Table, ...]:
     if f is None:
         return ()
     years = (
@@ -351,15 +316,15 @@ def _time_tables(f: Forecast | None) -> tuple[FleetTable, ...]:
         if f.years == 1
         else f"{f.years} simulated years: median (P5 to P95 over years)"
     )
-    totals = FleetTable(
-        f"A year of the site, {years}",
-        ("Figure", "A year"),
+    totals = Table(
+        f"The site over a year, {years}",
+        ("Metric", "Per year"),
         tuple((title, _range(f.totals.get(key), of)) for key, title, of in _TOTALS),
     )
     titles = {item.key: item.title for item in failure_classes()}
-    failures = FleetTable(
-        "Failures of a simulated year, by what failed",
-        ("What", "A year"),
+    failures = Table(
+        "Failures per simulated year",
+        ("Failure", "Per year"),
         tuple((titles.get(key, key), f"{count:,.0f}") for key, count in f.events.items()),
     )
     return totals, failures
@@ -375,26 +340,26 @@ def _time_lead(e: FleetEstimate, f: Forecast | None) -> str:
     if mean is not None and estimated is not None and asleep:
         power = (
             f" Power: {plain(mean.p50, 3)} MW on average here, {plain(estimated, 3)} MW in the"
-            " estimate above, which keeps every replica up; here those that demand does not need"
-            " sleep."
+            " estimate above. The estimate keeps every replica running; here, replicas without"
+            " demand sleep."
         )
     per_replica = f"{f.gpus_per_replica} GPU{'s' if f.gpus_per_replica > 1 else ''}"
     return (
-        f"{f.nodes:,} nodes of {f.gpus_per_node} {e.gpu}, {f.spares:,} of them spares; a failure"
-        f" stops replicas of {per_replica} until a spare serves. {needed.p50:,.0f} spares"
-        f" ({share(needed.p50 / f.nodes)} of the nodes) cover the failed nodes in 99.9 % of hours."
-        f" Single failures alone, in closed form (M/G/∞): {f.closed['mean']:,.0f} down on average,"
-        f" {f.closed['p999']:,.0f} at P99.9; the rest comes from switches, cooling and power that"
-        f" take whole groups.{power}"
+        f"{f.nodes:,} nodes of {f.gpus_per_node} {e.gpu}, of which {f.spares:,} are spares. A"
+        f" failure stops replicas of {per_replica} until a spare takes over. {needed.p50:,.0f}"
+        f" spares ({share(needed.p50 / f.nodes)} of the nodes) cover the failed nodes in 99.9% of"
+        f" hours. Single failures alone, in closed form (M/G/∞): {f.closed['mean']:,.0f} down on"
+        f" average, {f.closed['p999']:,.0f} at P99.9; the rest is from switches, cooling and power,"
+        f" which stop groups of nodes.{power}"
     )
 
 
-def _scenario_table(f: Forecast | None) -> FleetTable | None:
+def _scenario_table(f: Forecast | None) -> Table | None:
     if f is None or not f.scenarios:
         return None
     first = f.scenarios[0]
     base = (
-        "As it stands",
+        "Baseline",
         _range(first.base_served_ratio, "share"),
         "0",
         _range(first.base_cost_usd),
@@ -405,14 +370,14 @@ def _scenario_table(f: Forecast | None) -> FleetTable | None:
     head = (
         "Scenario",
         "Demand served",
-        "Site-months missing",
-        "Paid (USD)",
+        "Site-months lost",
+        "Cost (USD)",
         "USD/Mtok",
-        "Elsewhere (USD)",
+        "Replacement (USD)",
         "Years",
     )
     rows = (base, *(_scenario_row(item) for item in f.scenarios))
-    return FleetTable("What each does if it happens: median (P5 to P95)", head, rows)
+    return Table("Effect of each scenario: median (P5 to P95)", head, rows)
 
 
 def _scenario_row(item: ScenarioResult) -> tuple[str, ...]:
@@ -443,20 +408,22 @@ _COMPARED: Final = (
 
 
 def _names(cases: Sequence[Case]) -> tuple[str, ...]:
-    """What each case is called beside the others: site, run and GPU; a run goes by its folder where
-    another has the same name.
+    """Names of the cases: site, run and GPU. A run is named by its folder if another has the same
+    name.
     """
     found = []
     for e in (case.estimate for case in cases):
         same = {case.estimate.run for case in cases if case.estimate.run_name == e.run_name}
         run = e.run_name if len(same) == 1 else Path(e.run).name
-        gpu = e.gpu if e.measured_gpu in {"", e.gpu} else f"{e.gpu}, modelled from {e.measured_gpu}"
+        gpu = (
+            e.gpu if e.measured_gpu in {"", e.gpu} else f"{e.gpu}, estimated from {e.measured_gpu}"
+        )
         found.append(f"{e.site.name} · {run} ({gpu}, {e.status})")
     return tuple(found)
 
 
 def _further_flags(cases: Sequence[Case]) -> tuple[str, ...]:
-    """Reasons to doubt the cases beside the first, each once, with what it is about."""
+    """Flags of the cases after the first, each once, with the cases that have it."""
     found: dict[str, list[str]] = {}
     for case, name in zip(cases[1:], _names(cases)[1:], strict=True):
         for flag in case.estimate.flags:
@@ -465,57 +432,44 @@ def _further_flags(cases: Sequence[Case]) -> tuple[str, ...]:
     return tuple(f"{'; '.join(names)}: {flag}" for flag, names in found.items())
 
 
-def _side_by_side(cases: Sequence[Case]) -> FleetTable:
+def _side_by_side(cases: Sequence[Case]) -> Table:
     rows = []
     for key in _COMPARED:
-        figures = [case.estimate.figure(key) for case in cases]
+        found = [case.estimate.figure(key) for case in cases]
         digits = 4 if key == "usd_per_gpu_h" else 3
-        unit = f" ({figures[0].unit})" if figures[0].unit not in {"1", "session"} else ""
-        rows.append(
-            (
-                figures[0].title.partition(" (")[0] + unit,
-                *(
-                    (
-                        f"{_value(figure, digits)} ({_span(figure)})"
-                        if figure.value is not None
-                        else DASH
-                    )
-                    for figure in figures
-                ),
-            )
+        unit = f" ({found[0].unit})" if found[0].unit not in {"1", "session"} else ""
+        cells = (
+            DASH if one.value is None else f"{_value(one, digits)} ({_span(one)})" for one in found
         )
+        rows.append((found[0].title.partition(" (")[0] + unit, *cells))
     rows.append(("Limited by", *(case.estimate.binding for case in cases)))
     all_work = [case.estimate.work for case in cases]
     work = {(one.model, one.precision, one.workload) for one in all_work}
     lengths = [one.context_tok or 0.0 for one in all_work]
     caption = "Side by side: value (P5 to P95)"
     if len(work) > 1 or max(lengths) - min(lengths) > SAME_LENGTH * max(lengths):
-        caption += ". The runs measured different work: columns of different runs do not compare"
-    return FleetTable(caption, ("Figure", *_names(cases)), tuple(rows))
+        caption += ". The runs measured different workloads and are not comparable"
+    return Table(caption, ("Metric", *_names(cases)), rows)
 
 
-def _value(figure: FleetFigure, digits: int = 3) -> str:
-    """With the letter of its own range."""
-    return scaled(figure.value, digits, figure.p95)
+def _value(found: FleetFigure, digits: int = 3) -> str:
+    """With the suffix (k, M, …) of its own range."""
+    return scaled(found.value, digits, found.p95)
 
 
-def _refused(refused: Sequence[Refusal]) -> FleetTable | None:
+def _refused(refused: Sequence[Refusal]) -> Table | None:
     if not refused:
         return None
-    return FleetTable(
-        "No answer",
-        ("Site", "Run", "Why"),
-        tuple((item.site, item.run, item.why) for item in refused),
-        (1, 2),
-    )
+    rows = [(item.site, item.run, item.why) for item in refused]
+    return Table("No estimate", ("Site", "Run", "Reason"), rows, (1, 2))
 
 
-def _assumptions(e: FleetEstimate, f: Forecast | None) -> FleetTable:
+def _assumptions(e: FleetEstimate, f: Forecast | None) -> Table:
     rows = [
         (
             factor.title,
             plain(factor.value, 4),
-            _ends(factor.ends()) if factor.spread else "fixed",
+            " to ".join(plain(end, 3) for end in factor.ends()) if factor.spread else "fixed",
             factor.unit if factor.unit != "1" else "",
             str(factor.basis),
             factor.source,
@@ -528,33 +482,23 @@ def _assumptions(e: FleetEstimate, f: Forecast | None) -> FleetTable:
     for item in f.scenarios if f is not None else ():
         title, _, rest = item.text.partition(": ")
         rows.append((f"Scenario: {title}", "", "", "", "modelled", rest))
-    head = ("What", "Value", "P5 to P95", "Unit", "Basis", "Source and date")
-    return FleetTable("Every assumption, with its source and date", head, tuple(rows), (3, 4, 5))
-
-
-def _ends(ends: tuple[float, float]) -> str:
-    return f"{plain(ends[0], 3)} to {plain(ends[1], 3)}"
+    head = ("Assumption", "Value", "P5 to P95", "Unit", "Basis", "Source and date")
+    return Table("Assumptions with source and date", head, rows, (3, 4, 5))
 
 
 def _site(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
-    site = e.site
+    site, types = e.site, " + ".join(e.site.types) or "of unknown type"
     rows = [
         ("Site", f"{site.title} ({site.name})"),
-        (
-            "GPUs",
-            (
-                f"{site.gpus.value:,.0f} {' + '.join(site.types) or 'of a type not stated'};"
-                f" {site.gpus.cite()}"
-            ),
-        ),
+        ("GPUs", f"{site.gpus.value:,.0f} {types}; {site.gpus.cite()}"),
     ]
     for title, item, unit in (
         ("Power cap", site.power_mw, "MW"),
         ("PUE", site.pue, ""),
-        ("Price", site.usd_per_month, "USD a month"),
-        ("Price", site.usd_per_gpu_h, "USD a GPU-hour"),
-        ("Built in", site.build_days, "days"),
-        ("Notice", site.notice_days, "days"),
+        ("Price", site.usd_per_month, "USD per month"),
+        ("Price", site.usd_per_gpu_h, "USD per GPU-hour"),
+        ("Construction time", site.build_days, "days"),
+        ("Notice period", site.notice_days, "days"),
     ):
         if item is not None:
             rows.append((title, f"{scaled(item.value)} {unit}; {item.cite()}".replace(" ;", ";")))
@@ -577,10 +521,10 @@ def _run(e: FleetEstimate) -> tuple[tuple[str, str], ...]:
         ("Precision", work.precision),
         ("Workload", work.workload),
         ("API", work.api),
-        ("Cache arithmetic", work.kv),
+        ("KV cache", work.kv),
     )
     rows += [(title, text) for title, text in named if text]
     if work.mean_input_tok is not None:
         inside, out = plain(work.mean_input_tok), plain(work.mean_output_tok)
-        rows.append(("Lengths", f"{inside} tokens in, {out} out, on average"))
+        rows.append(("Mean lengths", f"{inside} input tokens, {out} output tokens"))
     return tuple(rows)

@@ -11,20 +11,15 @@ from harness.report.fleet.view import FleetView
 from harness.report.pages import Drawing, html_page, make_folder, markdown_page, write_charts
 
 CHARTS_DIR: Final = "fleet-charts"
-"""Folder beside fleet.md with its charts, one for each theme."""
+"""Folder of the charts of fleet.md, one file per theme."""
 
 HOURS: Final = "fleet-hours.csv"
-"""The first simulated year, one line an hour."""
+"""The first simulated year, one line per hour."""
 
 
 def write_fleet(answer: FleetAnswer, shown: FleetView, folder: Path) -> tuple[Path, Path, Path]:
-    """Write fleet.html, fleet.md and fleet.json; beside them fleet-hours.csv where years were
-    simulated.
-
-    Args:
-        answer: the first case fills the page.
-        shown: what is shown of it.
-        folder: made where it is missing.
+    """Write fleet.html, fleet.md and fleet.json, and fleet-hours.csv if years were simulated. The
+    first case of `answer` fills the page.
 
     Raises:
         ArtifactError: the folder cannot be written.
@@ -36,7 +31,7 @@ def write_fleet(answer: FleetAnswer, shown: FleetView, folder: Path) -> tuple[Pa
     forecast = answer.cases[0].forecast
     with alone_in(folder):
         write_charts(folder / CHARTS_DIR, drawings)
-        if forecast is None:  # an earlier answer's would pass for part of this one
+        if forecast is None:  # of an earlier estimate
             (folder / HOURS).unlink(missing_ok=True)
         else:
             write_bytes(folder / HOURS, hours_csv(forecast).encode())
@@ -47,7 +42,7 @@ def write_fleet(answer: FleetAnswer, shown: FleetView, folder: Path) -> tuple[Pa
 
 
 def hours_csv(forecast: Forecast) -> str:
-    """The first simulated year hour by hour; a column is empty where it is not known."""
+    """The first simulated year by hour; a column is empty if it is unknown."""
     columns = {key: column for key, column in forecast.hours.items() if column is not None}
     lines = [",".join(("hour", *forecast.hours))]
     for hour in range(len(next(iter(columns.values())))):
@@ -57,12 +52,12 @@ def hours_csv(forecast: Forecast) -> str:
 
 
 def fleet_html(shown: FleetView, drawings: Mapping[str, Drawing]) -> str:
-    """The page, with a wide and a narrow drawing of each chart; a chart without drawings is left
-    out.
+    """The page, with a wide and a narrow drawing of each chart; charts without drawings are
+    omitted.
     """
     return html_page("fleet.html.j2", shown, drawings, css="fleet.css")
 
 
 def fleet_markdown(shown: FleetView) -> str:
-    """GitHub-flavoured Markdown."""
+    """GitHub-flavored Markdown."""
     return markdown_page("fleet.md.j2", v=shown, charts_dir=CHARTS_DIR)

@@ -1,55 +1,42 @@
-"""Tables and sentences of a report: by class of requests, in other tools' terms, by the model's
-tokenizer, against a reference.
+"""Tables and sentences of a report: request classes, other tools' definitions, recount by the
+model's tokenizer, quality.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Final
 
 from harness.artifacts.run_summary import Recount, Summary
 from harness.reduce.figures.other_tools import TERMS, TOOLS, rosetta_table
-from harness.report import numbers
 from harness.report.headline import rows_of
+from harness.report.numbers import DASH, figure, plain, share
+from harness.report.tables import Table
 
-Cells = tuple[str, Sequence[str], Sequence[Sequence[str]]]
-"""Caption, head and rows of a table."""
-
-_CLASS_KEYS: Final = (
-    "output_tok_s",
-    "input_computed_tok_s",
-    "ttft_s.p50",
-    "ttft_s.p99",
-    "tpot_s.p50",
-    "e2e_s.p99",
-    "slo_met_ratio",
-    "error_ratio",
-)
+_CLASS_COLUMNS: Final = {
+    "output_tok_s": "Output",
+    "input_computed_tok_s": "Computed input",
+    "ttft_s.p50": "TTFT p50",
+    "ttft_s.p99": "TTFT p99",
+    "tpot_s.p50": "TPOT p50",
+    "e2e_s.p99": "E2E p99",
+    "slo_met_ratio": "SLO attainment",
+    "error_ratio": "Failed",
+}
 
 
-def classes(summary: Summary) -> Cells | None:
-    """Classes of requests beside each other; None where there is only one."""
+def classes(summary: Summary) -> Table | None:
+    """Request classes next to each other; None if there is only one."""
     if len(summary.classes) < 2:
         return None
     rows = []
     for one in summary.classes:
         by_key = {row.key: row for row in rows_of(one.metrics, one.latency)}
         cells = [
-            f"{by_key[key].value} {by_key[key].unit}".strip() if key in by_key else numbers.DASH
-            for key in _CLASS_KEYS
+            f"{by_key[key].value} {by_key[key].unit}".strip() if key in by_key else DASH
+            for key in _CLASS_COLUMNS
         ]
-        rows.append([one.name, numbers.plain(one.requests.in_window), *cells])
-    head = (
-        "Class",
-        "Requests",
-        "Output",
-        "Computed input",
-        "TTFT p50",
-        "TTFT p99",
-        "TPOT p50",
-        "E2E p99",
-        "Within SLOs",
-        "Failed",
-    )
-    return "Classes of requests, in the same window", head, rows
+        rows.append([one.name, plain(one.requests.in_window), *cells])
+    head = ("Class", "Requests", *_CLASS_COLUMNS.values())
+    return Table("Request classes in the measurement window", head, rows)
 
 
 _SHORT: Final[Mapping[str, str]] = {
@@ -57,16 +44,16 @@ _SHORT: Final[Mapping[str, str]] = {
     "tok_s_user": "Per user",
     "tok_s_gpu": "Per GPU",
     "power_w": "Power",
-    "output_tok_per_j": "Per joule",
-    "tok_s_per_mw": "Per megawatt",
+    "output_tok_per_j": "Per J",
+    "tok_s_per_mw": "Per MW",
     "duration_s": "Window",
 }
-"""Headings that let the table fit; the cells have units."""
+"""Short headings; the unit follows."""
 
 
-def rosetta(summary: Summary) -> Cells | None:
-    """The run under other tools' definitions: tools down, terms across, those that no tool could
-    fill left out.
+def rosetta(summary: Summary) -> Table | None:
+    """The run under other tools' definitions: one row per tool, one column per metric that any tool
+    has.
     """
     table = rosetta_table(summary.rosetta)
     if table is None:
@@ -80,7 +67,7 @@ def rosetta(summary: Summary) -> Cells | None:
     names = [_SHORT.get(key, heading) for key, (heading, _) in TERMS.items()]
     units = [unit for _, unit in table.terms]
     head = [
-        "Definitions of",
+        "Definition",
         *(
             names[i]
             + (f", {units[i]}" if units[i] not in _IN_CELLS else "")
@@ -88,42 +75,37 @@ def rosetta(summary: Summary) -> Cells | None:
             for i, pair in zip(columns, paired, strict=True)
         ),
     ]
-    return (
-        "The same records under other tools' definitions: latencies, tokens per second, power",
-        head,
-        rows,
-    )
+    return Table("The same data under other tools' metric definitions", head, rows)
 
 
 _IN_CELLS: Final = frozenset({"s", "1"})
-"""Times have units that suit each of them; the other units stand in the heading."""
+"""Units that differ by cell; other units are in the heading."""
 
 
 def _cell(cell: tuple[float | None, float | None] | float | None, unit: str) -> str:
     if cell is None:
-        return numbers.DASH
+        return DASH
     if isinstance(cell, tuple):
-        low, high = (numbers.figure(value, unit) for value in cell)
+        low, high = (figure(value, unit) for value in cell)
         if unit not in _IN_CELLS:
             return f"{low[0]} / {high[0]}"
         if low[1] == high[1]:
             return f"{low[0]} / {high[0]} {low[1]}".strip()
         return f"{low[0]} {low[1]} / {high[0]} {high[1]}".strip()
-    value, shown = numbers.figure(cell, unit)
+    value, shown = figure(cell, unit)
     shown = shown if unit in _IN_CELLS else ""
     return f"{value} {shown}".strip()
 
 
 def rosetta_notes(summary: Summary) -> list[str]:
-    """What to know of the table."""
+    """Explanations of the table."""
     found = summary.rosetta
     if found is None:
         return []
     first = (
-        f"Every tool is given the {found.requests:,} answered requests of stage"
-        f" {found.stage}, timed from sending, ramp and drain included. A dash: the tool has no"
-        " such term, or it is absent here. docs/metrics.md has the definitions and where they were"
-        " read."
+        f"All tools: the {found.requests:,} completed requests of stage {found.stage}, timed from"
+        " sending, including ramp and drain. A dash: the tool does not define the metric, or it is"
+        " absent here. Definitions and sources: docs/metrics.md."
     )
     remarks = {
         f"{TOOLS[key].title}, {TERMS[term][0]}: {entry.note}."
@@ -136,58 +118,55 @@ def rosetta_notes(summary: Summary) -> list[str]:
 
 
 def recount_row(key: str, found: Recount) -> tuple[str, ...]:
-    """The tokenizer's account as a row of the table of reconciliation: whole run, usage, its count,
+    """The tokenizer's count as a row of the reconciliation table: name, usage, its count,
     difference, tolerance, result, note.
     """
     name = f"{key.replace('_', ' ').capitalize()}, model's tokenizer"
     if found.usage is None or found.tokenizer is None:
-        note = found.note or "the prompts were not counted again"
-        return (name, *[numbers.DASH] * 4, "not known", note)
+        note = found.note or "the prompts were not recounted"
+        return (name, *[DASH] * 4, "not available", note)
     return (
         name,
-        numbers.plain(found.usage, 12),
-        f"{numbers.plain(found.tokenizer, 12)} (tokenizer)",
-        numbers.plain(found.usage - found.tokenizer, 12),
-        f"{numbers.share(found.expected)} expected",
-        "as expected" if found.ok else "further apart than expected",
+        plain(found.usage, 12),
+        f"{plain(found.tokenizer, 12)} (tokenizer)",
+        plain(found.usage - found.tokenizer, 12),
+        f"{share(found.expected)} expected",
+        "as expected" if found.ok else "larger difference than expected",
         f"{found.requests:,} of {found.of:,} requests; {found.note}",
     )
 
 
 def quality(summary: Summary) -> list[str]:
-    """What the check of the answers found, in sentences."""
+    """Results of the quality check, in sentences."""
     found = summary.quality
     if found is None:
-        return ["The answers were not checked: quality unverified."]
-    label = "The answers are verified" if found.label == "verified" else "Quality unverified"
+        return ["Quality unverified: the responses were not checked."]
+    label = "Quality verified" if found.label == "verified" else "Quality unverified"
     out = [f"{label}. {found.reason[:1].upper()}{found.reason[1:]}."]
-    asked = f"{found.texts} greedy completions of {found.max_output_tok} tokens"
-    told = (
-        "with log-probabilities"
-        if found.logprobs
-        else "without log-probabilities, which the API does not tell"
-    )
     least, most = found.min_agreement, found.logprob_tolerance
     if least is not None and most is not None:
+        logprobs = "with" if found.logprobs else "without (not in this API)"
         out.append(
-            f"Asked: {asked}, {told}. At least {numbers.share(least)} must agree from the"
-            f" beginning, within {most:g} nats in the mean."
+            f"Check: {found.texts} greedy completions of {found.max_output_tok} tokens, {logprobs}"
+            f" log-probabilities. On average, at least {share(least)} of each text must"
+            f" agree from the beginning, within {most:g} nats."
         )
-    reference = found.reference
-    if reference is not None:
+    if (reference := found.reference) is not None:
         precision = ", ".join(part for part in (reference.dtype, reference.quantization) if part)
         out.append(
-            f"The reference: {reference.model_id} ({precision or 'precision not known'}) on"
-            f" {reference.engine}."
+            f"Reference: {reference.model_id} ({precision or 'precision unknown'}) on"
+            f" {reference.engine or 'an unknown engine'}."
         )
     for compared, name in (
         (found.before, "Before the load"),
         (found.after, "After the load"),
-        (found.change, "After against before the load"),
+        (found.change, "After the load compared with before"),
     ):
         if compared is not None:
             difference = compared.logprob_difference
-            apart = "" if difference is None else f", log-probabilities {difference:.3g} nats apart"
-            whole = f"{compared.texts_equal} of {found.texts} texts word for word"
-            out.append(f"{name}: {numbers.share(compared.agreement)} agree, {whole}{apart}.")
+            apart = (
+                "" if difference is None else f", log-probabilities differ by {difference:.3g} nats"
+            )
+            equal = f"{compared.texts_equal} of {found.texts} texts identical"
+            out.append(f"{name}: {share(compared.agreement)} agreement, {equal}{apart}.")
     return out

@@ -8,16 +8,16 @@ from harness.api.table import WIRE_APIS
 from harness.artifacts.recorded_run import Hardware
 from harness.profile.recorded import RecordedStage
 from harness.reduce.reduction import Reduction
-from harness.report import numbers
+from harness.report.numbers import plain
 
 _APIS: Final = {name.value: api.title for name, api in WIRE_APIS.items()}
 
 
 def sentence(reduction: Reduction) -> str:
-    """Model, server, hardware, traffic, load, lengths."""
+    """Model, server, hardware, traffic, load and lengths."""
     manifest, profile = reduction.run.manifest, reduction.run.profile
     if not reduction.run.profile_json:
-        return "What was run is not known: the manifest does not say."
+        return "The profile of the run is not recorded."
     model, server, traffic = profile.model, profile.server, profile.traffic
     info = manifest.server
     kind = (info.kind if info else None) or server.kind or "an unknown server"
@@ -41,19 +41,17 @@ def _where(hardware: Hardware) -> str:
         return " and ".join(f"{len(list(same))} × {name}" for name, same in groupby(sorted(gpus)))
     cores = None if hardware.cpu is None else hardware.cpu.usable_cores
     if cores is not None:
-        return f"{numbers.plain(cores)} CPU {'core' if cores == 1 else 'cores'}"
-    return "hardware that is not known"
+        return f"{plain(cores)} CPU {'core' if cores == 1 else 'cores'}"
+    return "unknown hardware"
 
 
 def load_words(load: Sequence[RecordedStage]) -> str:
-    """The stages of a profile's load, those of a kind together:
-    `1, 2 and 4 live conversations in turn`.
-    """
-    told = [_stage(stage) for stage in load]
-    if not told:
-        return "load that is not known"
+    """Load stages in words, equal kinds together: `1, 2 and 4 live sessions in turn`."""
+    stages = [_stage(stage) for stage in load]
+    if not stages:
+        return "unknown load"
     parts = []
-    for (one, many), same in groupby(told, key=lambda stage: stage[1:]):
+    for (one, many), same in groupby(stages, key=lambda stage: stage[1:]):
         amounts = [amount for amount, _, _ in same]
         noun = one if amounts == ["1"] else many
         if len(amounts) == 1:
@@ -64,33 +62,27 @@ def load_words(load: Sequence[RecordedStage]) -> str:
 
 
 def _stage(stage: RecordedStage) -> tuple[str, str, str]:
-    """(amount, what it is one of, what it is several of) of a load stage."""
+    """(amount, its unit, plural of the unit) of a load stage."""
     requests = stage.over == "requests"
-    one, many = ("request", "requests") if requests else ("conversation", "conversations")
+    one, many = ("request", "requests") if requests else ("session", "sessions")
     process = f" ({stage.process} arrivals)" if stage.process else ""
     arriving = f"{many if requests else f'new {many}'} per second{process}"
-    kind, plain = stage.kind, numbers.plain
+    kind = stage.kind
     if kind == "concurrency":
-        return (
-            (plain(stage.concurrency), "request in flight", "requests in flight")
-            if requests
-            else (plain(stage.concurrency), "live conversation", "live conversations")
-        )
+        live = ("{} in flight" if requests else "live {}").format
+        return plain(stage.concurrency), live(one), live(many)
     if kind == "arrival_rate":
         return plain(stage.rate_per_s), arriving, arriving
     if kind == "ramp":
-        return (
-            f"a ramp from {plain(stage.from_per_s)} to {plain(stage.to_per_s)}",
-            arriving,
-            arriving,
-        )
+        ends = f"{plain(stage.from_per_s)} to {plain(stage.to_per_s)}"
+        return f"a ramp from {ends}", arriving, arriving
     if kind == "step":
         rates = [plain(step.rate_per_s) for step in stage.steps]
         return f"steps of {', '.join(rates)}", arriving, arriving
     if kind == "diurnal":
-        return f"a day's curve around {plain(stage.rate_per_s)}", arriving, arriving
+        return f"a daily curve around {plain(stage.rate_per_s)}", arriving, arriving
     if kind == "all_at_once":
         return plain(stage.sessions), f"{one} at once", f"{many} at once"
     if kind == "replay":
-        return f"recorded {many} at their own times", "", ""
-    return "load that is not known", "", ""
+        return f"recorded {many} at their recorded times", "", ""
+    return "unknown load", "", ""

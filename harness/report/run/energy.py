@@ -1,5 +1,5 @@
-"""Joules of a report: the ladder from board to facility, what the window's energy rests on, idle,
-attribution, classes and boards.
+"""Energy of a run: power by boundary, energy of the window, idle power, breakdown, request classes
+and GPUs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,41 +19,28 @@ from harness.artifacts.run_summary import (
     Summary,
 )
 from harness.reduce.energy.gpu_state import REASON_WORDS
-from harness.report import numbers
+from harness.report.headline import boundary_words
+from harness.report.numbers import DASH, figure, plain, share
 from harness.report.tables import Table
 
-RUNG_TITLES: Final = {
-    "board": "Boards",
+_LADDER_TITLES: Final = {
+    "board": "GPU boards",
     "node": "Nodes",
-    "critical_it": "Critical IT",
-    "facility": "Facility",
-}
-_BOUNDARY_TITLES: Final = {
-    "gpu_board": "GPU boards",
-    "module": "GPU modules",
-    "cpu_package": "CPU packages",
-    "dram": "Memory",
-    "node": "Nodes",
-    "rack": "Racks",
-    "facility": "Facility",
+    "critical_it": "IT load",
+    "facility": "Facility meter",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class EnergyView:
-    """What a report says of energy.
-
-    Attributes:
-        tables: in order.
-        notes: sentences below them.
-    """
+    """Tables on energy, and sentences below them."""
 
     tables: Sequence[Table]
     notes: Sequence[str]
 
 
 def energy_view(energy: RunEnergy) -> EnergyView | None:
-    """Of a summary's `energy`; None where no power was read, nor any can be modelled."""
+    """Of a summary's `energy`; None if power was neither read nor estimated."""
     if not energy.boundaries and all(rung.watts is None for rung in energy.ladder):
         return None
     tables = (
@@ -62,42 +49,39 @@ def energy_view(energy: RunEnergy) -> EnergyView | None:
         _idle(energy.idle),
         _classes(energy.classes),
         _attribution(energy.attribution),
-        _boards(energy.boards.devices),
+        _gpus(energy.boards.devices),
     )
     notes = []
     if energy.attribution.reason:
-        notes.append(f"Joules are not attributed to kinds of work: {energy.attribution.reason}.")
+        notes.append(f"Energy breakdown not available: {energy.attribution.reason}.")
     if energy.carbon is not None:
         notes.append(_carbon(energy.carbon))
     return EnergyView([table for table in tables if table is not None and table.rows], notes)
 
 
 def energy_absent(summary: Summary) -> str:
-    """Why there are no joules, as a sentence."""
-    figure = summary.metrics.get("energy_j")
-    why = (
-        figure.note
-        if figure is not None and figure.value is None and figure.note
-        else "no power was read"
-    )
-    return f"No energy and no power: {why}."
+    """Why there is no energy, as a sentence."""
+    found = summary.metrics.get("energy_j")
+    why = found.note if found is not None and found.value is None else None
+    return f"Energy and power not available: {why or 'no power was read'}."
 
 
 def _title(boundary: str) -> str:
-    return _BOUNDARY_TITLES.get(boundary, boundary.replace("_", " "))
+    words = boundary_words(boundary).replace("_", " ")
+    return words[0].upper() + words[1:]
 
 
 def _share(value: float | None) -> str:
-    text = numbers.share(value)
+    text = share(value)
     return text if value is None or text.startswith("<") else f"± {text}"
 
 
 def _watts(value: float | None) -> str:
-    return numbers.DASH if value is None else f"{numbers.plain(value, 4)} W"
+    return DASH if value is None else f"{plain(value, 4)} W"
 
 
 def _joules(value: float | None) -> str:
-    return numbers.DASH if value is None else " ".join(numbers.figure(value, "J"))
+    return DASH if value is None else " ".join(figure(value, "J"))
 
 
 def _ladder(rungs: Sequence[Rung]) -> Table:
@@ -105,25 +89,17 @@ def _ladder(rungs: Sequence[Rung]) -> Table:
     for rung in rungs:
         low, high = rung.low_w, rung.high_w
         spread = (
-            f"{numbers.plain(low, 4)} – {numbers.plain(high, 4)} W"
+            f"{plain(low, 4)} – {plain(high, 4)} W"
             if low is not None and high is not None and low != high
-            else numbers.DASH
+            else DASH
         )
-        factor = (
-            f"{numbers.plain(rung.factor, 4)}: {rung.factor_is}" if rung.factor is not None else ""
-        )
-        rows.append(
-            (
-                RUNG_TITLES.get(rung.rung, rung.rung),
-                _watts(rung.watts),
-                spread,
-                str(rung.basis),
-                "; ".join(part for part in (factor, rung.source, rung.note) if part)
-                or numbers.DASH,
-            )
-        )
-    head = ("Rung", "Power in the window", "Range of the assumptions", "Basis", "From")
-    return Table("From the boards to the utility's meter", head, rows, text=(3, 4))
+        factor = rung.factor and plain(rung.factor, 4) + ": " + str(rung.factor_is)
+        source = "; ".join(part for part in (factor, rung.source, rung.note) if part)
+        title = _LADDER_TITLES.get(rung.rung, rung.rung)
+        basis = str(rung.basis)
+        rows.append((title, _watts(rung.watts), spread, basis, source or DASH))
+    head = ("Boundary", "Power in the window", "Range of the assumptions", "Basis", "Source")
+    return Table("Power by boundary: GPU, node, IT load, facility", head, rows, text=(3, 4))
 
 
 def _boundaries(boundaries: Mapping[str, BoundaryEnergy]) -> Table:
@@ -135,7 +111,7 @@ def _boundaries(boundaries: Mapping[str, BoundaryEnergy]) -> Table:
             _share(one.error_ratio),
             _share(one.systematic_ratio),
             str(one.basis),
-            one.method or one.reason or numbers.DASH,
+            one.method or one.reason or DASH,
         )
         for name, one in boundaries.items()
     ]
@@ -146,9 +122,9 @@ def _boundaries(boundaries: Mapping[str, BoundaryEnergy]) -> Table:
         "Statistical",
         "Systematic",
         "Basis",
-        "By, or why absent",
+        "Method, or why absent",
     )
-    return Table("Energy of the window, by what was read", head, rows, text=(5, 6))
+    return Table("Measured energy of the window", head, rows, text=(5, 6))
 
 
 def _idle(idle: Idle) -> Table:
@@ -165,13 +141,13 @@ def _idle(idle: Idle) -> Table:
         rows.append((_title(name), *map(_watts, shown)))
     head = (
         "Boundary",
-        "Idle, no server",
-        "Model loaded, no load",
+        "Idle, server stopped",
+        "Idle, model loaded",
         "Window",
-        "Window above idle",
-        "Window above loaded",
+        "Window minus server stopped",
+        "Window minus model loaded",
     )
-    return Table("Power without load and with it", head, rows)
+    return Table("Idle power and power under load", head, rows)
 
 
 def _classes(found: Allocation | None) -> Table | None:
@@ -181,24 +157,24 @@ def _classes(found: Allocation | None) -> Table | None:
         (
             one.name,
             _joules(one.joules),
-            numbers.share(one.share),
-            numbers.plain(one.output_tok_per_j, 4),
-            numbers.plain(one.j_per_output_tok, 4),
-            numbers.plain(one.j_per_request, 4),
+            share(one.share),
+            plain(one.output_tok_per_j, 4),
+            plain(one.j_per_output_tok, 4),
+            plain(one.j_per_request, 4),
         )
         for one in found.classes
     ]
     rule = (found.rule_text or "an allocation").removeprefix("an allocation: ")
-    head = ("Class", "Energy", "Share", "Output tok/J", "J per output token", "J per answer")
-    return Table(f"Energy by class, an allocation: {rule}", head, rows)
+    head = ("Class", "Energy", "Share", "Output tok/J", "J per output token", "J per request")
+    return Table(f"Energy by request class, an allocation: {rule}", head, rows)
 
 
 _TERMS: Final = {
-    "time": "Time",
-    "computed_input": "Computed input",
-    "output": "Output",
-    "output_x_context": "Output x context",
-    "unexplained": "Not explained",
+    "time": "Static power",
+    "computed_input": "Prefill",
+    "output": "Decode",
+    "output_x_context": "Context-dependent decode",
+    "unexplained": "Unexplained",
 }
 
 
@@ -209,70 +185,69 @@ def _attribution(found: Attribution) -> Table | None:
     rows = []
     for term, one in found.coefficients.items():
         joules = found.components_j.get(term)
-        spread = f" ± {numbers.plain(one.error, 2)}" if one.error is not None else ""
+        spread = f" ± {plain(one.error, 2)}" if one.error is not None else ""
         rows.append(
             (
                 _TERMS.get(term, term.replace("_", " ")),
-                f"{numbers.plain(one.value, 4)}{spread} {one.unit}",
+                f"{plain(one.value, 4)}{spread} {one.unit}",
                 _joules(joules),
-                numbers.share(joules / total) if joules is not None and total else numbers.DASH,
+                share(joules / total) if joules is not None and total else DASH,
             )
         )
     caption = (
-        f"Joules by kind of work, fitted over {found.slices} slices of the stages"
+        f"Energy breakdown, fitted over {found.slices} slices of the stages"
         f" {', '.join(found.stages)}"
     )
-    return Table(caption, ("Kind", "Coefficient", "In the window", "Share"), rows)
+    return Table(caption, ("Component", "Coefficient", "In the window", "Share"), rows)
 
 
-def _boards(boards: Sequence[Board]) -> Table:
+def _gpus(boards: Sequence[Board]) -> Table:
     rows = []
     for one in boards:
         slowed = [
-            f"{REASON_WORDS.get(reason, reason)} {numbers.share(share)}"
-            for reason, share in one.throttled_share.items()
-            if share
+            f"{REASON_WORDS.get(reason, reason)} {share(part)}"
+            for reason, part in one.throttled_share.items()
+            if part
         ]
         unread = one.ecc_uncorrected is None and one.foreign_processes is None
         faults = [f"XID {xid}" for xid in one.xids]
         if one.ecc_uncorrected:
-            faults.append(f"{numbers.plain(one.ecc_uncorrected)} uncorrected ECC errors")
+            faults.append(f"{plain(one.ecc_uncorrected)} uncorrected ECC errors")
         if one.foreign_processes:
             noun = "process" if one.foreign_processes == 1 else "processes"
-            faults.append(f"{numbers.plain(one.foreign_processes)} {noun} not of this run")
+            faults.append(f"{plain(one.foreign_processes)} {noun} not of this run")
         rows.append(
             (
                 _short(one.device_id),
-                numbers.plain(one.sm_clock_mhz),
-                numbers.plain(one.temperature_max_c),
-                f"{numbers.plain(one.power_limit_w)} of {numbers.plain(one.power_limit_default_w)}",
-                numbers.share(one.utilization_ratio),
-                ", ".join(slowed) or ("never" if one.watched_share else "not watched"),
-                ", ".join(faults) or ("not read" if unread else "none"),
+                plain(one.sm_clock_mhz),
+                plain(one.temperature_max_c),
+                f"{plain(one.power_limit_w)} of {plain(one.power_limit_default_w)}",
+                share(one.utilization_ratio),
+                ", ".join(slowed) or ("none" if one.watched_share else "not recorded"),
+                ", ".join(faults) or ("not recorded" if unread else "none"),
             )
         )
     head = (
-        "Board",
+        "GPU",
         "SM MHz, mean",
         "°C, max",
         "Power limit, W, of default",
-        "Busy",
-        "Clocks held back",
-        "Faults",
+        "Utilization",
+        "Throttling",
+        "Errors",
     )
-    caption = "The boards during the window; clocks held back as a share of it"
-    return Table(caption, head, rows, text=(5, 6))
+    return Table("GPUs in the window; throttling as a share of it", head, rows, text=(5, 6))
 
 
 def _short(device: str) -> str:
-    """A board's UUID to its first dozen characters, which tell the boards of a machine apart."""
+    """The first dozen characters of a GPU's UUID, which are unique within a machine."""
     return device if len(device) <= 14 else f"{device[:12]}…"
 
 
 def _carbon(carbon: Carbon) -> str:
-    rung = RUNG_TITLES.get(carbon.rung, carbon.rung).lower()
-    amount, factor = numbers.plain(carbon.kgco2, 3), numbers.plain(carbon.kgco2_per_kwh, 3)
+    boundary = _LADDER_TITLES.get(carbon.rung, carbon.rung)
+    amount, factor = plain(carbon.kgco2, 3), plain(carbon.kgco2_per_kwh, 3)
     return (
-        f"CO2 of the window: {amount} kg, at {factor} kg/kWh ({carbon.source}), of the"
-        f" {rung} ({carbon.rung_basis})."
+        f"CO2 of the window: {amount} kg at {factor} kg/kWh ({carbon.source}); boundary:"
+        f" {boundary} ({carbon.rung_basis})."
     )

@@ -1,14 +1,14 @@
-"""Shows what a run was made on: hardware, software, server and seed."""
+"""The environment of a run: hardware, software, server and seed."""
 
 from itertools import groupby
 
 from harness.core.records import Gpu
 from harness.reduce.reduction import Reduction
-from harness.report import numbers
+from harness.report.numbers import DASH, duration, plain, size
 
 
 def environment(reduction: Reduction) -> list[tuple[str, str]]:
-    """Names and values, in the order of reading."""
+    """Names and values, in reading order."""
     run, manifest = reduction.run, reduction.run.manifest
     hardware, software, server, harness, model = (
         manifest.hardware,
@@ -18,19 +18,13 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         manifest.model,
     )
     rows: list[tuple[str, str]] = [("Run", reduction.summary.run_id)]
-    started = _wall(reduction)
-    if started:
-        rows.append(("Started", started))
+    if manifest.started_at is not None:
+        rows.append(("Started", manifest.started_at.strftime("%Y-%m-%d %H:%M:%S UTC")))
     if manifest.ended_ns is not None:
-        rows.append(("Length of the run", numbers.duration(run.at(manifest.ended_ns) * 1e-9)))
+        rows.append(("Duration", duration(run.at(manifest.ended_ns) * 1e-9)))
     for text, same in groupby(hardware.gpus, key=_gpu):
-        indices = [gpu.index for gpu in same]
-        rows.append(
-            (
-                f"GPU {indices[0]}" if len(indices) == 1 else f"GPUs {indices[0]} – {indices[-1]}",
-                text,
-            )
-        )
+        first, *more = [gpu.index for gpu in same]
+        rows.append((f"GPUs {first} – {more[-1]}" if more else f"GPU {first}", text))
     if not hardware.gpus:
         rows.append(("GPU", "none"))
     cpu = hardware.cpu
@@ -38,52 +32,43 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
         cores = f"{cpu.usable_cores} of {cpu.logical_cores} logical cores usable"
         rows.append(("CPU", f"{cpu.model or 'unknown'}, {cores}"))
     if hardware.ram_bytes is not None:
-        rows.append(("Memory", numbers.size(hardware.ram_bytes)))
+        rows.append(("Memory", size(hardware.ram_bytes)))
     if hardware.os:
         rows.append(("System", f"{hardware.os}, kernel {hardware.kernel or 'unknown'}"))
     if model is not None:
         parts = [model.model_id]
         if model.parameters is not None:
-            parts.append(f"{numbers.plain(model.parameters)} parameters")
+            parts.append(f"{plain(model.parameters)} parameters")
         parts += [model.dtype] if model.dtype else []
         rows.append(("Model", ", ".join(parts)))
         if model.fingerprint:
-            rows.append(("Model's fingerprint", model.fingerprint))
+            rows.append(("Model fingerprint", model.fingerprint))
     if server is not None:
         inner = ", ".join(f"{k} {v}" for k, v in server.software.items())
-        rows.append(
-            (
-                "Server",
-                f"{server.kind} {server.version or ''}".strip() + (f" ({inner})" if inner else ""),
-            )
-        )
-        rows += [("Server's command", " ".join(argv)) for argv in server.argv]
+        name = f"{server.kind} {server.version or ''}".strip()
+        rows.append(("Server", name + (f" ({inner})" if inner else "")))
+        rows += [("Server command", " ".join(argv)) for argv in server.argv]
         settings = ", ".join(f"{k}={v}" for k, v in server.settings.items() if v is not None)
         if settings:
-            rows.append(("Server's settings", settings))
+            rows.append(("Server settings", settings))
         if server.ready_s is not None:
-            rows.append(("Server ready after", numbers.duration(server.ready_s)))
+            rows.append(("Server startup time", duration(server.ready_s)))
     if harness is not None:
-        changed = " with changes" if harness.dirty else ""
+        changed = " (modified)" if harness.dirty else ""
         commit = f", commit {harness.commit[:12]}{changed}" if harness.commit else ""
         rows.append(("Harness", f"{harness.version}{commit}"))
     if software is not None:
         packages = ", ".join(f"{k} {v}" for k, v in software.packages.items())
         rows.append(("Python", f"{software.python}" + (f"; {packages}" if packages else "")))
-    host = reduction.summary.host
-    for scope, row in host.items():
-        if row.cpu_cores_mean is not None and (
-            scope == "host" or scope.startswith(("traffic:", "server:"))
-        ):
-            title = {"host": "CPU in use, whole host"}.get(scope, f"CPU in use, {scope}")
-            memory = (
-                f", {numbers.size(row.rss_bytes_max)} of memory"
-                if row.rss_bytes_max is not None
-                else ""
-            )
-            mean, p95 = numbers.plain(row.cpu_cores_mean, 2), numbers.plain(row.cpu_cores_p95, 2)
+    for scope, row in reduction.summary.host.items():
+        listed = scope == "host" or scope.startswith(("traffic:", "server:"))
+        if row.cpu_cores_mean is not None and listed:
+            title = f"CPU usage, {scope}"
+            rss = row.rss_bytes_max
+            memory = f", {size(rss)} of memory" if rss is not None else ""
+            mean, p95 = plain(row.cpu_cores_mean, 2), plain(row.cpu_cores_p95, 2)
             rows.append((title, f"{mean} {'core' if mean == '1' else 'cores'} (p95 {p95}){memory}"))
-    rows.append(("Seed", numbers.DASH if manifest.seed is None else str(manifest.seed)))
+    rows.append(("Seed", DASH if manifest.seed is None else str(manifest.seed)))
     if manifest.workload_sha256:
         rows.append(("Workload (sha256)", manifest.workload_sha256))
     if manifest.plan_sha256:
@@ -93,18 +78,13 @@ def environment(reduction: Reduction) -> list[tuple[str, str]]:
 
 def _gpu(gpu: Gpu) -> str:
     held = gpu.memory_bytes
-    parts = [gpu.name or "GPU", numbers.size(held) if held is not None else "memory not known"]
+    parts = [gpu.name or "GPU", size(held) if held is not None else "memory unknown"]
     limit, default = gpu.power_limit_w, gpu.power_limit_default_w
     if limit is not None:
         parts.append(
-            f"power limit {numbers.plain(limit)} W"
-            + (f" of {numbers.plain(default)} W" if default is not None else "")
+            f"power limit {plain(limit)} W"
+            + (f" of {plain(default)} W" if default is not None else "")
         )
     if gpu.driver_version:
         parts.append(f"driver {gpu.driver_version}")
     return ", ".join(parts)
-
-
-def _wall(reduction: Reduction) -> str | None:
-    started = reduction.run.manifest.started_at
-    return None if started is None else started.strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -1,82 +1,77 @@
-"""Shows what the server reported over the window, and what came from its prefix cache."""
+"""Server metrics of the window, and the prefix cache."""
 
 from collections.abc import Sequence
 
 from harness.artifacts.run_summary import Distribution, Histogram, ServerFigures
 from harness.reduce.reduction import Reduction
-from harness.report import numbers
+from harness.report.numbers import DASH, duration, interval, plain, share
 from harness.report.tables import Table
 
 
 def cache(reduction: Reduction) -> Table | None:
-    """Where prompts came from, by the answers' usage and by the server's counters; None where
-    nobody tells.
+    """Sources of the input tokens, from the responses' usage and from the server's counters; None
+    without either.
     """
     summary = reduction.summary
     length_s = summary.window.duration_s
     counted = summary.server or ServerFigures()
 
     def of_client(key: str) -> float | None:
-        """A figure, unless it stands for the server's counters itself."""
-        figure = summary.metrics.get(key)
-        return figure.value if figure is not None and figure.boundary == "client" else None
+        found = summary.metrics.get(key)  # may be from the server's counters instead
+        return found.value if found is not None and found.boundary == "client" else None
 
     rows = []
     for title, key, count in (
-        ("Read from cache", "input_cache_read_tok_s", counted.cached_tokens),
+        ("Cached", "input_cache_read_tok_s", counted.cached_tokens),
         ("Computed", "input_computed_tok_s", counted.computed_tokens),
         ("Written to cache", "input_cache_write_tok_s", None),
         ("All input", "input_tok_s", counted.prompt_tokens),
     ):
         server = count / length_s if count is not None and length_s else None
         rows.append((title, _rate(of_client(key)), _rate(server)))
-    if rows[0][1:] == (numbers.DASH, numbers.DASH):
+    if rows[0][1:] == (DASH, DASH):
         return None
     whole, cached = counted.prompt_tokens, counted.cached_tokens
-    share = cached / whole if whole and cached is not None else None
-    rows.append(
-        (
-            "Share read from cache",
-            numbers.share(of_client("prefix_hit_ratio")),
-            numbers.share(share),
-        )
-    )
-    return Table("Input tokens of the window", ("", "Client (usage)", "Server (counters)"), rows)
+    hits = cached / whole if whole and cached is not None else None
+    client = share(of_client("prefix_hit_ratio"))
+    rows.append(("Prefix cache hit rate", client, share(hits)))
+    head = ("", "Client (usage)", "Server (counters)")
+    return Table("Input tokens in the window", head, rows)
 
 
 def _rate(tok_s: float | None) -> str:
-    return numbers.DASH if tok_s is None else f"{numbers.plain(tok_s)} tok/s"
+    return DASH if tok_s is None else f"{plain(tok_s)} tok/s"
 
 
 def server(reduction: Reduction) -> list[Table]:
-    """Counters, gauges and histograms of the window; none where the server tells nothing."""
+    """Counters, gauges and histograms of the window; empty without server metrics."""
     found, latency = reduction.summary.server, reduction.summary.latency
     if found is None:
         return []
-    names = f" ({found.kind}'s names)" if found.kind else ""
+    names = f" ({found.kind} metrics)" if found.kind else ""
     length_s = reduction.summary.window.duration_s
     counters = [
         (
             title,
-            numbers.plain(round(value)),  # interpolated between scrapes: whole in truth
-            f"{numbers.plain(value / length_s)} /s" if length_s else numbers.DASH,
+            plain(round(value)),  # an integer, but interpolated between scrapes
+            f"{plain(value / length_s)}/s" if length_s else DASH,
         )
         for title, value in (
             ("Prompt tokens", found.prompt_tokens),
             ("Prompt tokens, computed", found.computed_tokens),
-            ("Prompt tokens, from cache", found.cached_tokens),
+            ("Prompt tokens, cached", found.cached_tokens),
             ("Generated tokens", found.generated_tokens),
-            ("Requests finished", found.finished),
+            ("Finished requests", found.finished),
             ("Preemptions", found.preempted),
         )
         if value is not None
     ]
     gauges = [
-        (title, text(gauge.mean), text(gauge.max), numbers.plain(gauge.n))
+        (title, text(gauge.mean), text(gauge.max), plain(gauge.n))
         for title, gauge, text in (
-            ("Requests in the batch", found.running, _three),
-            ("Requests queued", found.waiting, _three),
-            ("KV cache in use", found.kv_usage, numbers.share),
+            ("Running requests", found.running, _three),
+            ("Queued requests", found.waiting, _three),
+            ("KV cache usage", found.kv_usage, share),
         )
         if gauge is not None
     ]
@@ -84,16 +79,16 @@ def server(reduction: Reduction) -> list[Table]:
         _histogram(title, histogram, [latency.get(own, Distribution()) for own in owns])
         for title, histogram, owns in (
             ("Time to first token", found.ttft_s, ("ttft_from_sent_s",)),
-            ("Time between tokens", found.itl_s, ("itl_s", "inter_event_s")),
+            ("Inter-token latency", found.itl_s, ("itl_s", "inter_event_s")),
         )
         if histogram is not None
     ]
     tables = (
-        Table(f"The server's own counters{names}", ("", "In the window", "Per second"), counters),
-        Table("Its gauges, by scrape", ("", "Mean", "Largest", "Scrapes"), gauges),
+        Table(f"Server counters{names}", ("", "In the window", "Per second"), counters),
+        Table("Server gauges, by scrape", ("", "Mean", "Max", "Scrapes"), gauges),
         Table(
-            "Its histograms, beside the client's clock from sending; a histogram tells a"
-            " percentile's bucket only",
+            "Server histograms, which give only the bucket of a percentile, and client times from"
+            " sending",
             ("", "Mean", "p50 within", "p99 within", "Count", "Client: mean", "p50", "p99"),
             histograms,
         ),
@@ -102,7 +97,7 @@ def server(reduction: Reduction) -> list[Table]:
 
 
 def _three(value: float | None) -> str:
-    return numbers.plain(value, 3)
+    return plain(value, 3)
 
 
 def _histogram(
@@ -111,19 +106,18 @@ def _histogram(
     own = next((one for one in clients if one.n), Distribution())
     return (
         title,
-        numbers.duration(histogram.mean_s),
+        duration(histogram.mean_s),
         _bucket(histogram.p50_bucket_s),
         _bucket(histogram.p99_bucket_s),
-        numbers.plain(round(histogram.count)),
-        *(numbers.duration(value) for value in (own.mean, own.p50, own.p99)),
+        plain(round(histogram.count)),
+        *(duration(value) for value in (own.mean, own.p50, own.p99)),
     )
 
 
 def _bucket(bounds: tuple[float, float | None] | None) -> str:
-    """Bounds of a histogram's bucket."""
     if bounds is None:
-        return numbers.DASH
+        return DASH
     low, high = bounds
     if high is None:
-        return f"over {numbers.duration(low)}"
-    return numbers.interval(low, high, "s")
+        return f"over {duration(low)}"
+    return interval(low, high, "s")

@@ -1,4 +1,4 @@
-"""Shows the service-level objectives of a run, each and all together."""
+"""The service-level objectives (SLOs) of a run, each and all together."""
 
 import numpy as np
 
@@ -6,21 +6,23 @@ from harness.artifacts.run_summary import Slos
 from harness.core.metrics import METRICS
 from harness.reduce.figures.window_figures import good, intended_in
 from harness.reduce.reduction import Reduction
-from harness.report import numbers
+from harness.report.numbers import duration, share
 from harness.report.tables import Table
 
 
-def objectives(reduction: Reduction) -> Table | None:
-    """What was asked and what share of the window's requests met it; None without objectives,
-    window or requests in it.
+def slos(reduction: Reduction) -> Table | None:
+    """Each limit and the share of the window's requests that met it; None without SLOs, window or
+    requests in it.
 
-    As in goodput, failed, dropped and unfinished requests are misses of every objective, and those
-    that the user cancelled do not count.
+    As in goodput, failed, dropped and unfinished requests miss every SLO, and requests that the
+    plan canceled do not count.
     """
     summary = reduction.summary
-    slos = summary.slos
-    named = {"ttft_s": slos.ttft_s, "tpot_s": slos.tpot_s, "e2e_s": slos.e2e_s}
-    limits = {key: limit for key, limit in named.items() if limit is not None}
+    limits = {
+        key: limit
+        for key in ("ttft_s", "tpot_s", "e2e_s")
+        if (limit := getattr(summary.slos, key)) is not None
+    }
     if not limits or reduction.headline is None:
         return None
     requests = reduction.run.requests
@@ -32,20 +34,12 @@ def objectives(reduction: Reduction) -> Table | None:
     for key, limit in limits.items():
         met = int(np.sum(good(requests, mine, reduction.flows, Slos(**{key: limit}))))
         found = summary.latency[key]
-        percentiles = [numbers.duration(getattr(found, name)) for name in ("p50", "p90", "p99")]
-        rows.append(
-            [
-                METRICS[key].title,
-                f"≤ {numbers.duration(limit)}",
-                numbers.share(met / everyone),
-                *percentiles,
-            ]
-        )
-    everything = summary.metrics["slo_met_ratio"].value
-    rows.append(["All of them", "", numbers.share(everything), "", "", ""])
-    head = ("Objective", "Limit", "Met by", "p50", "p90", "p99")
+        percentiles = [duration(getattr(found, name)) for name in ("p50", "p90", "p99")]
+        attained = share(met / everyone)
+        rows.append([METRICS[key].title, f"≤ {duration(limit)}", attained, *percentiles])
+    attained = share(summary.metrics["slo_met_ratio"].value)
+    rows.append(["All SLOs", "", attained, "", "", ""])
+    head = ("SLO", "Limit", "Attainment", "p50", "p90", "p99")
     left = int(np.sum(mine & requests.cancelled))
-    but = f", without {left:,} that the plan cancelled" if left else ""
-    return Table(
-        f"Objectives, over the {everyone:,} requests intended in the window{but}", head, rows
-    )
+    but = f", without {left:,} canceled by plan" if left else ""
+    return Table(f"SLOs, over {everyone:,} requests scheduled in the window{but}", head, rows)

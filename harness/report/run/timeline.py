@@ -1,6 +1,4 @@
-"""Charts of a run: over time, distributions, and the trade of throughput against speed for each
-user.
-"""
+"""Charts of a run: over time, latency distributions, and throughput vs. interactivity."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -13,8 +11,9 @@ from harness.reduce.read.requests import Requests
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import Series
 from harness.reduce.statistics.intervals import Floats
-from harness.report import numbers
-from harness.report.charts import SERIES, Chart, Line
+from harness.report.charts import SERIES, Chart, Line, cumulative
+from harness.report.headline import BOUNDARIES
+from harness.report.numbers import duration, plain, share
 from harness.report.tables import ChartView, Table
 
 _TABLE_ROWS: Final = 24
@@ -23,79 +22,52 @@ _NS: Final = 1e-9
 
 
 def charts(reduction: Reduction, grid: Series) -> dict[str, ChartView]:
-    """All charts that the run has figures for, by key."""
-    others = (
-        ("latency", _latency(reduction)),
-        ("classes", _by_class(reduction)),
-        ("trade", _trade(reduction)),
-    )
-    return {
-        **_timelines(reduction, grid),
-        **{key: chart for key, chart in others if chart is not None},
+    """All charts for which the run has data, by key."""
+    others = {
+        "latency": _latency(reduction),
+        "classes": _by_class(reduction),
+        "trade": _trade(reduction),
     }
+    found = _timelines(reduction, grid) | others
+    return {key: chart for key, chart in found.items() if chart is not None}
 
 
 # --- over time ---
 
 
-def _timelines(reduction: Reduction, grid: Series) -> dict[str, ChartView]:
-    out: dict[str, ChartView] = {}
+def _timelines(reduction: Reduction, grid: Series) -> dict[str, ChartView | None]:
     if len(grid.t_s) < 2:
-        return out
+        return {}
     split = "input_computed_tok_s" in grid.columns
     inputs = (
-        {"input_computed_tok_s": "Computed", "input_cache_read_tok_s": "Read from cache"}
+        {"input_computed_tok_s": "Computed", "input_cache_read_tok_s": "Cached"}
         if split
         else {"input_tok_s": "All input"}
     )
     flights = {
         "requests_in_flight": "Requests in flight",
-        "live_conversations": "Live conversations",
+        "live_conversations": "Live sessions",
         "server_waiting": "Queued in the server",
     }
-    boundaries = {
-        "gpu_board_w": "GPU boards",
-        "module_w": "GPU modules",
-        "cpu_package_w": "CPU packages",
-        "node_w": "Nodes",
-        "rack_w": "Racks",
-        "facility_w": "Facility",
-    }
-    power = {column: title for column, title in boundaries.items() if column in grid.columns} or {
-        "power_w": "Power"
-    }
-    shown: Sequence[tuple[str, str, str, Mapping[str, str], bool]] = (
-        (
-            "throughput",
-            "Output tokens per second",
-            "tok/s",
-            {"output_tok_s": "Output tokens per second"},
-            False,
-        ),
-        ("input", "Input tokens per second", "tok/s", inputs, False),
-        ("in_flight", "Requests in flight", "requests", flights, False),
-        (
-            "context",
-            "Mean context of the requests in flight",
-            "tok",
-            {"mean_context_tok": "Mean context"},
-            False,
-        ),
-        (
-            "prefix",
-            "Share of input read from cache",
-            "share",
-            {"prefix_hit_ratio": "Read from cache"},
-            True,
-        ),
-        ("kv", "Key-value cache in use", "share", {"kv_usage": "In use"}, True),
-        ("power", "Power", "W", dict(list(power.items())[: len(SERIES)]), False),
+    power = {
+        f"{name}_w": title[0].upper() + title[1:]
+        for name, title in BOUNDARIES.items()
+        if f"{name}_w" in grid.columns and name != "dram"
+    } or {"power_w": "Power"}
+    output, context = "Output tokens per second", "Mean context of requests in flight"
+    shown: Sequence[tuple[str, str, str, Mapping[str, str]]] = (
+        ("throughput", output, "tok/s", {"output_tok_s": output}),
+        ("input", "Input tokens per second", "tok/s", inputs),
+        ("in_flight", "Requests in flight", "requests", flights),
+        ("context", context, "tok", {"mean_context_tok": "Mean context"}),
+        ("prefix", "Prefix cache hit rate", "share", {"prefix_hit_ratio": "Hit rate"}),
+        ("kv", "KV cache usage", "share", {"kv_usage": "Usage"}),
+        ("power", "Power", "W", dict(list(power.items())[: len(SERIES)])),
     )
-    for key, title, unit, names, percent in shown:
-        chart = _timeline(reduction, grid, key, title, unit, names, percent=percent)
-        if chart is not None:
-            out[key] = chart
-    return out
+    return {
+        key: _timeline(reduction, grid, key, title, unit, names)
+        for key, title, unit, names in shown
+    }
 
 
 def _timeline(
@@ -105,9 +77,8 @@ def _timeline(
     title: str,
     unit: str,
     names: Mapping[str, str],
-    *,
-    percent: bool,
 ) -> ChartView | None:
+    percent = unit == "share"
     there = {
         label: grid.columns[column] for column, label in names.items() if column in grid.columns
     }
@@ -120,10 +91,10 @@ def _timeline(
     caption = [f"{title}, mean of {grid.step_s} s"]
     if window.start_s is not None and window.end_s is not None:
         shaded = (max(window.start_s, span[0]), min(window.end_s, span[1]))
-        caption.append("the measured window is shaded")
-    bands = _held_back(reduction, span)
+        caption.append("shaded: measurement window")
+    bands = _throttled(reduction, span)
     if bands:
-        caption.append("red: clocks of a board were held back")
+        caption.append("red: a GPU was throttled")
     starts = (
         [(w.stage_start * _NS, w.name) for w in reduction.windows if w.stage_start is not None]
         if len(reduction.windows) > 1
@@ -131,16 +102,12 @@ def _timeline(
     )
     marks = [mark for mark in starts if span[0] <= mark[0] <= span[1]]
     if marks:
-        caption.append(
-            f"dashed: {_listed([name for _, name in marks])}"
-            f" {'begins' if len(marks) == 1 else 'begin'}"
-        )
+        caption.append(f"dashed: start of {_listed([name for _, name in marks])}")
     lines = [Line(label, _steps(grid, values), stepped=True) for label, values in there.items()]
     chart = Chart(
         key,
-        title,
         "; ".join(caption) + ".",
-        "seconds from the start of the run",
+        "time since start (s)",
         unit,
         lines,
         shaded,
@@ -154,23 +121,21 @@ def _timeline(
 
 
 def _listed(names: Sequence[str]) -> str:
-    """A few names, or what they are names of."""
+    """A few names, or their number."""
     if len(names) > 4:
-        return f"{len(names)} stages, {names[0]} to {names[-1]},"
+        return f"{len(names)} stages, {names[0]} to {names[-1]}"
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _top(columns: Iterable[Floats]) -> float:
-    """Where the axis of shares ends: 100 %, or well below where none comes near, so that their
-    course can be seen.
-    """
+    """End of the axis of shares: 1, or well below if all values are small."""
     most = max(float(np.nanmax(values)) for values in columns)
     return next(top for top in (0.05, 0.1, 0.2, 0.5, 1.0) if most <= 0.9 * top or top == 1.0)
 
 
-def _held_back(reduction: Reduction, span: tuple[float, float]) -> list[tuple[float, float]]:
-    """When any board was slowed down by heat, by a fault or by a power brake; a software power cap
-    at its limit is normal.
+def _throttled(reduction: Reduction, span: tuple[float, float]) -> list[tuple[float, float]]:
+    """When any GPU was throttled by temperature, a fault or a power brake; a software power cap at
+    its limit is normal.
     """
     return [
         (max(stretch.start_s, span[0]), min(stretch.end_s, span[1]))
@@ -191,7 +156,7 @@ def _steps(grid: Series, values: Floats) -> list[tuple[float, float | None]]:
 def _timeline_table(
     title: str, grid: Series, there: Mapping[str, Floats], *, percent: bool
 ) -> Table:
-    """The chart's figures, averaged to a table's length."""
+    """The chart's values, averaged to the length of a table."""
     width = max(1, -(-len(grid.t_s) // _TABLE_ROWS))
     rows = []
     for begin in range(0, len(grid.t_s), width):
@@ -200,17 +165,10 @@ def _timeline_table(
         for values in there.values():
             known = values[part][~np.isnan(values[part])]
             mean = float(np.mean(known)) if len(known) else None
-            cells.append(numbers.share(mean) if percent else numbers.plain(mean, 3))
+            cells.append(share(mean) if percent else plain(mean, 3))
         end = min(begin + width, len(grid.t_s)) - 1
-        rows.append(
-            [
-                (
-                    f"{numbers.plain(float(grid.t_s[begin]))} –"
-                    f" {numbers.plain(float(grid.t_s[end]) + grid.step_s)} s"
-                ),
-                *cells,
-            ]
-        )
+        start, stop = float(grid.t_s[begin]), float(grid.t_s[end]) + grid.step_s
+        rows.append([f"{plain(start)} – {plain(stop)} s", *cells])
     return Table(f"{title}: means", ("Time", *there), rows)
 
 
@@ -218,26 +176,21 @@ def _timeline_table(
 
 
 def _curve(name: str, values: Floats, everyone: int) -> Line | None:
-    """Share of `everyone` that got there within a time; curves of failing runs end below 100 %."""
+    """Cumulative share of `everyone` by latency; with failed requests it ends below 100%."""
     ordered = np.sort(values[~np.isnan(values) & (values > 0)])
     if len(ordered) < 2:
         return None
-    picks = np.unique(np.linspace(0, len(ordered) - 1, _ECDF_POINTS).astype(int))
-    points: list[tuple[float, float | None]] = [
-        (float(f"{ordered[i]:.4g}"), float(f"{(i + 1) / everyone:.4g}")) for i in picks
-    ]
-    return Line(name, points, stepped=True)
+    return Line(name, cumulative(ordered, everyone, _ECDF_POINTS), stepped=True)
 
 
-def _distribution_chart(key: str, title: str, caption: str, lines: Sequence[Line]) -> Chart:
+def _distribution_chart(key: str, caption: str, lines: Sequence[Line]) -> Chart:
     ends = [x for line in lines for x in (line.points[0][0], line.points[-1][0])]
     low, high = min(ends), max(ends)
     domain = (low / 1.15, max(high, low * 3) * 1.15)
     return Chart(
         key,
-        title,
         caption,
-        "time from intended, logarithmic",
+        "time from scheduled send (log scale)",
         "share of requests",
         lines,
         x_log=True,
@@ -246,18 +199,12 @@ def _distribution_chart(key: str, title: str, caption: str, lines: Sequence[Line
     )
 
 
-_SHARES: Final = (
-    ("50 %", "p50"),
-    ("90 %", "p90"),
-    ("95 %", "p95"),
-    ("99 %", "p99"),
-    ("99.9 %", "p999"),
-)
+_QUANTILES: Final = {"p50": "p50", "p90": "p90", "p95": "p95", "p99": "p99", "p99.9": "p999"}
 
 
 def _latency(reduction: Reduction) -> ChartView | None:
-    """First tokens and whole answers of the requests intended in the window: the curves of the
-    percentiles in the table beside them.
+    """TTFT and E2E latency of the requests scheduled in the window: the distributions behind the
+    table of percentiles.
     """
     if reduction.headline is None:
         return None
@@ -267,12 +214,12 @@ def _latency(reduction: Reduction) -> ChartView | None:
     ttft, e2e = latency["ttft_s"], latency["e2e_s"]
     curves = (
         _curve(
-            "First token",
+            "TTFT",
             ((requests.first_token - requests.intended) * _NS)[mine & _began(requests)],
             ttft.n + ttft.censored,
         ),
         _curve(
-            "Whole answer",
+            "E2E latency",
             ((ends - requests.intended) * _NS)[mine & requests.ok],
             e2e.n + e2e.censored,
         ),
@@ -281,28 +228,27 @@ def _latency(reduction: Reduction) -> ChartView | None:
     if not lines:
         return None
     rows = [
-        [q, numbers.duration(getattr(ttft, key)), numbers.duration(getattr(e2e, key))]
-        for q, key in _SHARES
+        [q, duration(getattr(ttft, key)), duration(getattr(e2e, key))]
+        for q, key in _QUANTILES.items()
     ]
     began, whole = ttft.n + ttft.censored, e2e.n + e2e.censored
     caption = (
-        f"Share of the {whole:,} requests intended in the window that got there within a time,"
-        " counted from when each was intended."
+        "Cumulative share of requests scheduled in the window by latency from the scheduled send"
+        " time"
     )
-    if began != whole:
-        caption = (
-            "Share of the requests intended in the window that got there within a time, counted"
-            f" from when each was intended: of {began:,} to the first token, of {whole:,} to the"
-            " last; those that the plan cancelled count until then."
+    if began == whole:
+        caption += f" ({whole:,} requests)."
+    else:
+        caption += (
+            f": TTFT of {began:,}, E2E latency of {whole:,} (without requests that the plan"
+            " canceled before)."
         )
-    chart = _distribution_chart("latency", "Latency", caption, lines)
-    return ChartView(
-        chart, Table("Latency: percentiles", ("Share", "First token", "Whole answer"), rows)
-    )
+    chart = _distribution_chart("latency", caption, lines)
+    return ChartView(chart, Table("Latency percentiles", ("", "TTFT", "E2E latency"), rows))
 
 
 def _began(requests: Requests) -> Bools:
-    """Requests whose first token counts, as in the summary's percentiles: answered, or cancelled by
+    """Requests whose first token counts, as in the summary's percentiles: completed, or canceled by
     plan after it.
     """
     began: Bools = requests.ok | (requests.cancelled & ~np.isnan(requests.first_token))
@@ -310,8 +256,8 @@ def _began(requests: Requests) -> Bools:
 
 
 def _by_class(reduction: Reduction) -> ChartView | None:
-    """First tokens by class of requests; None where there is one class. The classes with most
-    requests, as many as there are colours.
+    """TTFT by request class; None for a single class. Shows the largest classes, as many as there
+    are colors.
     """
     if reduction.headline is None or len(reduction.summary.classes) < 2:
         return None
@@ -335,42 +281,30 @@ def _by_class(reduction: Reduction) -> ChartView | None:
     if len(lines) < 2:
         return None
     rows = [
-        [q, *(numbers.duration(getattr(one.latency["ttft_s"], key)) for one in found)]
-        for q, key in _SHARES
+        [q, *(duration(getattr(one.latency["ttft_s"], key)) for one in found)]
+        for q, key in _QUANTILES.items()
     ]
-    caption = (
-        "Time to first token by class: share of the class's requests intended in the window that"
-        " had one within a time."
-    )
+    caption = "TTFT by class: cumulative share of the class's requests scheduled in the window."
     left = len(reduction.summary.classes) - len(lines)
     if left:
-        caption += (
-            f" The {len(lines)} largest classes; {left} more {'is' if left == 1 else 'are'} in the"
-            " table of classes."
-        )
-    chart = _distribution_chart("classes", "Time to first token by class", caption, lines)
-    return ChartView(
-        chart,
-        Table(
-            "Time to first token by class: percentiles",
-            ("Share", *(one.name for one in found)),
-            rows,
-        ),
-    )
+        caption += f" Only the {len(lines)} largest classes; {left} more in the table of classes."
+    head = ("", *(one.name for one in found))
+    table = Table("TTFT by class: percentiles", head, rows)
+    return ChartView(_distribution_chart("classes", caption, lines), table)
 
 
 # --- throughput against speed ---
 
 
 def _least(xs: Sequence[float]) -> float:
-    """Where the axis of speeds begins: at nothing, or nearer where all lie close together."""
+    """Start of the axis of speeds: 0, or higher if all values are close together."""
     low, high = min(xs), max(xs)
     return 0.0 if low < 0.6 * high else low - (high - low) - 0.05 * high
 
 
 def _trade(reduction: Reduction) -> ChartView | None:
-    """A point a stage: tokens per second per user against tokens per second, per GPU where there
-    are any; None for a single stage.
+    """One point per stage: tokens per second per user vs. tokens per second, per GPU if there are
+    any; None for a single stage.
     """
     key = "output_tok_s_per_gpu"
     stages = [
@@ -386,28 +320,25 @@ def _trade(reduction: Reduction) -> ChartView | None:
             continue
         points.append((float(f"{x:.5g}"), float(f"{y:.5g}")))
         ttft = stage.latency["ttft_s"].p99
-        rows.append([stage.name, numbers.plain(x, 3), numbers.plain(y, 4), numbers.duration(ttft)])
+        rows.append([stage.name, plain(x, 3), plain(y, 4), duration(ttft)])
     if len(points) < 2:
         return None
-    per = "per GPU" if key.endswith("per_gpu") else "of the deployment"
-    title = "Throughput against speed for each user"
+    per_gpu = key.endswith("per_gpu")
     caption = (
-        f"Each stage is a point: output tokens per second {per} against tokens per second of the"
-        " median request."
+        f"One point per load stage: output tokens per second{' per GPU' if per_gpu else ''} vs."
+        " tokens per second per user (median request)."
     )
     xs = [x for x, _ in points]
-    unit = "tok/s/GPU" if key.endswith("per_gpu") else "tok/s"
+    unit = "tok/s/GPU" if per_gpu else "tok/s"
     chart = Chart(
         "trade",
-        title,
         caption,
-        "tokens per second per user (1 / median TPOT)",
+        "tok/s per user (1 / median TPOT)",
         unit,
         [Line("Stages", points)],
         x_domain=(_least(xs), max(xs) * 1.12),
         points=True,
         point_names=[str(row[0]) for row in rows],
     )
-    return ChartView(
-        chart, Table(title, ("Stage", "tok/s per user, median", unit, "TTFT p99"), rows)
-    )
+    head = ("Stage", "tok/s per user, median", unit, "TTFT p99")
+    return ChartView(chart, Table("Throughput vs. interactivity", head, rows))

@@ -1,8 +1,9 @@
-"""A reduction as the text, tables and charts of a report. All decisions are made here; the
-templates only place things.
+"""The text, tables and charts of a run's report. All decisions are made here; the templates only
+place the parts.
 """
 
 import io
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,11 +13,10 @@ import pyarrow as pa
 
 from harness.artifacts.run_summary import Calibration, Client, Distribution
 from harness.core.metrics import LATENCY_KEYS, METRICS
-from harness.core.records import Basis, Concern, Severity
+from harness.core.records import Basis, Concern
 from harness.reduce.figures.without_records import lost
 from harness.reduce.reduction import Reduction
 from harness.reduce.series import series
-from harness.report import numbers
 from harness.report.headline import (
     HeadlineRow,
     figure_row,
@@ -24,35 +24,28 @@ from harness.report.headline import (
     purpose_sentence,
     rows_of,
 )
+from harness.report.numbers import DASH, duration, plain
 from harness.report.run.accounts import classes, quality, recount_row, rosetta, rosetta_notes
 from harness.report.run.description import sentence
 from harness.report.run.energy import EnergyView, energy_absent, energy_view
 from harness.report.run.environment import environment
 from harness.report.run.server import cache, server
-from harness.report.run.slos import objectives
+from harness.report.run.slos import slos
 from harness.report.run.timeline import charts
 from harness.report.tables import ChartView, Table
 
-_SEVERITY_WORDS: Final[Mapping[Severity, str]] = {
-    Severity.INVALID: "invalid",
-    Severity.DEGRADED: "degraded",
-    Severity.PRELIMINARY: "preliminary",
-    Severity.NOTE: "note",
-}
 _STATUS_WORDS: Final = {
     "functional": "Everything worked and the counts agree.",
-    "valid": "Nothing speaks against these figures.",
-    "preliminary": (
-        "The figures are sound as far as they go, but the run was too short for a headline."
-    ),
-    "degraded": "Something may have distorted these figures; see the concerns.",
-    "invalid": "Do not use these figures; see the concerns.",
+    "valid": "No validity problems found.",
+    "preliminary": ("Results are usable, but the measurement window is too short to publish."),
+    "degraded": "Results may be distorted; see the concerns.",
+    "invalid": "Do not use these results; see the concerns.",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One of the few figures at the top."""
+    """One of the key metrics at the top."""
 
     title: str
     value: str
@@ -62,7 +55,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that a report shows, as text."""
+    """The content of a report, as text."""
 
     title: str
     status: str
@@ -75,7 +68,7 @@ class View:
     headline: Sequence[HeadlineRow]
     absent: Sequence[HeadlineRow]
     absent_words: str
-    objectives: Table | None
+    slos: Table | None
     requests: Table
     latency: Table
     latency_absent: str
@@ -103,7 +96,7 @@ class View:
 
 
 def view(reduction: Reduction) -> View:
-    """Make a report's contents."""
+    """The content of a run's report."""
     summary = reduction.summary
     rows = headline_rows(summary)
     latency_rows, latency_notes = _latency(summary.latency)
@@ -121,12 +114,8 @@ def view(reduction: Reduction) -> View:
         tiles=_tiles(rows),
         headline=[row for row in rows if row.basis != "absent"],
         absent=absent,
-        absent_words=(
-            f"{len(absent)} figures are absent, and why"
-            if len(absent) != 1
-            else "One figure is absent, and why"
-        ),
-        objectives=objectives(reduction),
+        absent_words=f"Metrics not available: {len(absent)}",
+        slos=slos(reduction),
         requests=_requests(reduction),
         latency=latency_rows,
         latency_absent=_latency_absent(reduction),
@@ -135,8 +124,8 @@ def view(reduction: Reduction) -> View:
         generator_notes=_generator_notes(summary.client),
         reconciliation=_reconciliation(reduction),
         stages=_stages(reduction),
-        classes=None if (by_class := classes(summary)) is None else Table(*by_class),
-        rosetta=None if (dictionary := rosetta(summary)) is None else Table(*dictionary),
+        classes=classes(summary),
+        rosetta=rosetta(summary),
         rosetta_notes=rosetta_notes(summary),
         quality=quality(summary),
         energy=energy_view(summary.energy),
@@ -155,9 +144,9 @@ def view(reduction: Reduction) -> View:
 
 
 def _concern(concern: Concern) -> dict[str, str]:
-    number_words = numbers.duration if concern.code in _IN_SECONDS else _short
+    number_words = duration if concern.code in _IN_SECONDS else _short
     return {
-        "severity": _SEVERITY_WORDS[concern.severity],
+        "severity": str(concern.severity),
         "code": concern.code,
         "message": concern.message,
         "value": number_words(concern.value) if concern.value is not None else "",
@@ -166,8 +155,8 @@ def _concern(concern: Concern) -> dict[str, str]:
 
 
 def _short(value: float) -> str:
-    """A limit as it was set: without zeros that only fill."""
-    text = numbers.plain(value)
+    """A limit as it was set: without trailing zeros."""
+    text = plain(value)
     return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
 
 
@@ -182,7 +171,7 @@ _IN_SECONDS: Final = frozenset(
         "energy_window_short",
     }
 )
-"""Concerns whose figure is a time; those of the others are counts and shares."""
+"""Concerns whose value is a time; other values are counts and shares."""
 
 
 def _other_absent(reduction: Reduction, rows: Sequence[HeadlineRow]) -> list[HeadlineRow]:
@@ -198,32 +187,26 @@ def _tiles(rows: Sequence[HeadlineRow]) -> list[Tile]:
     by_key = {row.key: row for row in rows if row.basis != "absent"}
     rates = (
         ("output_tok_s_per_gpu", "Output per GPU"),
-        ("output_tok_s", "Output"),
+        ("output_tok_s", "Output throughput"),
         ("output_tok_per_j", "Output per joule"),
-        ("usd_per_mtok", "Per million output tokens"),
-        ("slo_met_ratio", "Within all SLOs"),
-        ("requests_per_s", "Answers"),
-        ("prefix_hit_ratio", "Input read from cache"),
+        ("usd_per_mtok", "Cost per million output tokens"),
+        ("slo_met_ratio", "SLO attainment"),
+        ("requests_per_s", "Requests/s"),
+        ("prefix_hit_ratio", "Prefix cache hit rate"),
     )
     latencies = (
-        ("ttft_s.p50", "First token, p50"),
-        ("ttft_s.p99", "First token, p99"),
-        ("tpot_s.p50", "Time per token, p50"),
+        ("ttft_s.p50", "TTFT p50"),
+        ("ttft_s.p99", "TTFT p99"),
+        ("tpot_s.p50", "TPOT p50"),
     )
     tiles: list[Tile] = []
     for titles in (rates, latencies):
         found = [(title, by_key[key]) for key, title in titles if key in by_key][:3]
         for title, row in found:
-            unit = {"usd_per_mtok": "USD", "requests_per_s": "per second"}.get(row.key, row.unit)
-            note = f"95 %: {row.interval}" if row.interval else "no interval"
-            tiles.append(
-                Tile(
-                    title,
-                    row.value,
-                    unit,
-                    note if row.basis == Basis.MEASURED else f"{note} · {row.basis}",
-                )
-            )
+            unit = {"usd_per_mtok": "USD", "requests_per_s": "req/s"}.get(row.key, row.unit)
+            note = f"95% CI {row.interval}" if row.interval else "no interval"
+            note += "" if row.basis == Basis.MEASURED else f" · {row.basis}"
+            tiles.append(Tile(title, row.value, unit, note))
     return tiles
 
 
@@ -231,47 +214,40 @@ def _window_sentence(reduction: Reduction) -> str:
     window = reduction.summary.window
     if window.duration_s is None:
         return window.rule
-    span = (
-        f"{numbers.duration(window.duration_s)}, from {numbers.plain(window.start_s)} s to"
-        f" {numbers.plain(window.end_s)} s of the run"
-    )
-    return f"{span}. {window.rule}"
+    start, end = plain(window.start_s), plain(window.end_s)
+    span = f"{duration(window.duration_s)}, from {start} s to {end} s of the run"
+    return f"Measurement window: {span}. {window.rule}"
 
 
 def _requests(reduction: Reduction) -> Table:
     counts = reduction.summary.requests
-    planned = numbers.plain(counts.planned) if counts.planned is not None else "bounded by time"
+    planned = plain(counts.planned) if counts.planned is not None else "bounded by time"
     if lost(reduction.run.concerns):
-        unknown = [(title, numbers.DASH) for title in ("Sent", "Answered", "Failed", "Dropped")]
-        return Table(
-            "How requests ended: not known",
-            ("Requests", "Planned", *(title for title, _ in unknown)),
-            [("Whole run", planned, *(dash for _, dash in unknown))],
-        )
-    cells = [
-        ("Planned", planned),
-        ("Sent", numbers.plain(counts.sent)),
-        ("Answered", numbers.plain(counts.ok)),
-        ("Failed", numbers.plain(counts.failed)),
-        ("Dropped", numbers.plain(counts.dropped)),
-    ]
+        head: tuple[str, ...] = ("Requests", "Planned", "Sent", "Completed", "Failed", "Dropped")
+        rows = [("Complete run", planned, *[DASH] * 4)]
+        return Table("Request outcomes: not available", head, rows)
+    cells = {
+        "Planned": planned,
+        "Sent": plain(counts.sent),
+        "Completed": plain(counts.ok),
+        "Failed": plain(counts.failed),
+        "Dropped": plain(counts.dropped),
+    }
     if counts.cancelled:
-        cells.append(("Cancelled by plan", numbers.plain(counts.cancelled)))
+        cells["Canceled by plan"] = plain(counts.cancelled)
     if counts.turns_not_happened:
-        cells.append(("Turns that did not happen", numbers.plain(counts.turns_not_happened)))
+        cells["Turns not reached"] = plain(counts.turns_not_happened)
     if counts.in_window is not None:
-        cells.append(("Intended in the window", numbers.plain(counts.in_window)))
-    head = ("Requests", *(title for title, _ in cells))
-    return Table("How requests ended", head, [("Whole run", *(value for _, value in cells))])
+        cells["Scheduled in the window"] = plain(counts.in_window)
+    row = ("Complete run", *cells.values())
+    return Table("Request outcomes", ("Requests", *cells), [row])
 
 
 _QUANTILES: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
 
 
 def _latency(latency: Mapping[str, Distribution]) -> tuple[Table, list[str]]:
-    rows = []
-    notes = []
-    censored = 0
+    rows, notes, censored = [], [], 0
     for key in LATENCY_KEYS:
         distribution = latency.get(key, Distribution())
         if not distribution.n and not distribution.censored:
@@ -279,73 +255,73 @@ def _latency(latency: Mapping[str, Distribution]) -> tuple[Table, list[str]]:
         rows.append(
             [
                 METRICS[key].title,
-                *(numbers.duration(getattr(distribution, q)) for q in _QUANTILES),
+                *(duration(getattr(distribution, q)) for q in _QUANTILES),
                 f"{distribution.n:,}",
             ]
         )
         censored = max(censored, distribution.censored)
     if censored:
         notes.append(
-            f"Up to {censored:,} requests of the window never got there (failed, dropped or"
-            " unfinished). They count as slower than any percentile that is shown; percentiles"
-            " that reach into their share are left out, and so are mean and max."
+            f"Up to {censored:,} requests of the window failed, were dropped or did not finish."
+            " They count as slower than all others. Percentiles that reach into their share are"
+            " not available, nor are mean and max."
         )
     head = ("", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "n")
-    return Table("Latency of the requests intended in the window", head, rows), notes
+    return Table("Latency of requests scheduled in the window", head, rows), notes
 
 
 def _latency_absent(reduction: Reduction) -> str:
     """Why there is no latency, as a sentence."""
     if reduction.headline is None or reduction.summary.window.duration_s is None:
-        return "There is no measured window."
+        return "There is no measurement window."
     if lost(reduction.run.concerns):
         return "There are no request records."
-    return "No request was intended in the window."
+    return "No request was scheduled in the window."
 
 
 def _error_bound(client: Client) -> list[str]:
-    """How far the latencies above can be wrong, in one sentence; none where nothing measured it."""
+    """Error of the latencies above, in one sentence; empty if nothing measured it."""
     level = None if client.calibration is None else client.calibration.at_load
     for found, when, more in (
-        (client.canary, "during this run", " (canaries, below)."),
-        (level, "when it was calibrated", "; its live error was not measured."),
+        (client.canary, "in this run", " (canary requests, below)."),
+        (level, "at calibration", " (not measured in this run)."),
     ):
         if found is None or found.ttft_error is None or found.gap_error is None:
             continue
         ttft, gap = found.ttft_error.p99_s, found.gap_error.p99_s
         if ttft is not None and gap is not None:
             text = (
-                f"Error of the load generator's own clock {when}, p99: {numbers.duration(ttft)} for"
-                f" first tokens, {numbers.duration(gap)} for gaps between tokens{more}"
+                f"Load-generator timing error {when}, p99: TTFT {duration(ttft)},"
+                f" inter-token gap {duration(gap)}{more}"
             )
             return [text]
     return []
 
 
 def _generator(client: Client) -> Table | None:
-    """Errors of the load generator: live, and as certified at this load."""
+    """Timing errors of the load generator: in this run, and at calibration."""
     calibration = client.calibration or Calibration()
     rows = []
-    for place, figures in (
-        ("during this run (canaries)", client.canary),
-        ("certified, at this load", calibration.at_load),
-        ("certified, highest load", calibration.highest),
+    for place, measured in (
+        ("in this run (canary requests)", client.canary),
+        ("calibration, at this load", calibration.at_load),
+        ("calibration, at the highest load", calibration.highest),
     ):
-        if figures is None:
+        if measured is None:
             continue
         for found, title in (
-            (figures.ttft_error, "First token"),
-            (figures.gap_error, "Gap between tokens"),
-            (figures.sent_error, "Time of sending"),
-            (figures.send_lag, "Lag of sends"),
+            (measured.ttft_error, "TTFT"),
+            (measured.gap_error, "Inter-token gap"),
+            (measured.sent_error, "Send time"),
+            (measured.send_lag, "Send delay"),
         ):
             if found is not None and found.n:
-                values = (numbers.duration(v) for v in (found.p50_s, found.p99_s, found.max_s))
-                rows.append([f"{title}, {place}", *values, numbers.plain(found.n)])
+                values = (duration(v) for v in (found.p50_s, found.p99_s, found.max_s))
+                rows.append([f"{title}, {place}", *values, plain(found.n)])
     if not rows:
         return None
-    head = ("Error, paired request by request", "p50", "p99", "max", "n")
-    caption = "How wrong the load generator's clock was, against a server that knows when it wrote"
+    head = ("Error, per request", "p50", "p99", "max", "n")
+    caption = "Load-generator timing error, measured against a reference server"
     return Table(caption, head, rows)
 
 
@@ -353,7 +329,7 @@ def _generator_notes(client: Client) -> list[str]:
     notes = []
     peak = None if client.load is None else client.load.events_per_s_peak
     carried = (
-        f"It carried up to {numbers.plain(peak, 3)} events/s in this run's window."
+        f"Peak load in the measurement window: {plain(peak, 3)} events/s."
         if peak is not None
         else ""
     )
@@ -363,9 +339,9 @@ def _generator_notes(client: Client) -> list[str]:
         if note := (calibration.cores or {}).get("note"):
             notes.append(f"Cores: {note}.")
     else:
-        notes.append(f"The run held no client-fidelity certificate. {carried}".strip())
+        notes.append(f"The load generator was not calibrated. {carried}".strip())
     if client.canary is None:
-        notes.append("No canaries were sent, so the load generator's live error is not known.")
+        notes.append("No canary requests were sent: the timing error in this run is unknown.")
     return notes
 
 
@@ -374,42 +350,42 @@ def _certified(calibration: Calibration) -> str:
     certified = (calibration.certified_events_per_s or {}).get(str(workers))
     cost = None if calibration.highest is None else calibration.highest.client_us_per_event
     upto = (
-        f"up to {numbers.plain(certified, 3)} events/s within"
-        f" {numbers.duration(calibration.bound_s)} (p99 of each error)"
+        f"up to {plain(certified, 3)} events/s within"
+        f" {duration(calibration.bound_s)} (p99 of each error)"
         if certified is not None
         else "for no load"
     )
-    quick = "quick certificate" if calibration.quick else "certificate"
-    held = f"{workers} {'worker' if workers == 1 else 'workers'}"
-    at_cost = f", at {numbers.plain(cost, 3)} µs of CPU an event" if cost is not None else ""
-    return f"The {quick} of {calibration.made_at} certifies {held} {upto}{at_cost}."
+    quick = "Quick calibration" if calibration.quick else "Calibration"
+    count = f"{workers} {'worker' if workers == 1 else 'workers'}"
+    at_cost = f", at {plain(cost, 3)} µs CPU per event" if cost is not None else ""
+    return f"{quick} of {calibration.made_at}: {count} certified {upto}{at_cost}."
 
 
 def _reconciliation(reduction: Reduction) -> Table:
     rows: list[tuple[str, ...]] = []
     for key, agreement in reduction.summary.reconciliation.items():
-        verdict = {True: "equal within tolerance", False: "not equal", None: "not known"}[
+        verdict = {True: "equal within tolerance", False: "not equal", None: "not available"}[
             agreement.ok
         ]
         if agreement.ok and agreement.client == agreement.server:
             verdict = "equal"
-        difference = numbers.DASH
+        difference = DASH
         if agreement.client is not None and agreement.server is not None:
-            difference = numbers.plain(agreement.client - agreement.server, 12)
+            difference = plain(agreement.client - agreement.server, 12)
         rows.append(
             (
                 key.replace("_", " ").capitalize(),
-                numbers.plain(agreement.client, 12),
-                numbers.plain(agreement.server, 12),
+                plain(agreement.client, 12),
+                plain(agreement.server, 12),
                 difference,
-                numbers.plain(agreement.tolerance, 12),
+                plain(agreement.tolerance, 12),
                 verdict,
                 agreement.note or "",
             )
         )
         rows.append(recount_row(key, agreement.tokenizer))
     head = (
-        "Whole run",
+        "Complete run",
         "Client (usage)",
         "Server (counters)",
         "Difference",
@@ -417,47 +393,33 @@ def _reconciliation(reduction: Reduction) -> Table:
         "Result",
         "Note",
     )
-    return Table("Tokens counted by the client and by the server", head, rows, text=(5, 6))
+    return Table("Token counts of client and server", head, rows, text=(5, 6))
 
 
-_STAGE_KEYS: Final = (
-    "output_tok_s",
-    "ttft_s.p50",
-    "ttft_s.p99",
-    "tpot_s.p50",
-    "e2e_s.p99",
-    "slo_met_ratio",
-    "requests_in_flight",
-)
+_STAGE_COLUMNS: Final = {
+    "output_tok_s": "Output",
+    "ttft_s.p50": "TTFT p50",
+    "ttft_s.p99": "TTFT p99",
+    "tpot_s.p50": "TPOT p50",
+    "e2e_s.p99": "E2E p99",
+    "slo_met_ratio": "SLO attainment",
+    "requests_in_flight": "In flight",
+}
 
 
 def _stages(reduction: Reduction) -> Table | None:
     stages = reduction.summary.stages
     if len(stages) < 2:
         return None
+    unknown = lost(reduction.run.concerns)
     rows = []
     for stage in stages:
         by_key = {row.key: row for row in rows_of(stage.metrics, stage.latency)}
-        cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_KEYS]
-        counted = (
-            numbers.DASH
-            if lost(reduction.run.concerns)
-            else numbers.plain(stage.requests.in_window)
-        )
-        rows.append([stage.name, numbers.duration(stage.window.duration_s), counted, *cells])
-    head = (
-        "Stage",
-        "Window",
-        "Requests",
-        "Output",
-        "TTFT p50",
-        "TTFT p99",
-        "TPOT p50",
-        "E2E p99",
-        "Within SLOs",
-        "In flight",
-    )
-    return Table("Load stages, each in a window of its own", head, rows)
+        cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_COLUMNS]
+        counted = DASH if unknown else plain(stage.requests.in_window)
+        rows.append([stage.name, duration(stage.window.duration_s), counted, *cells])
+    head = ("Stage", "Window", "Requests", *_STAGE_COLUMNS.values())
+    return Table("Load stages, each in its own measurement window", head, rows)
 
 
 def _errors(reduction: Reduction) -> Table | None:
@@ -465,32 +427,28 @@ def _errors(reduction: Reduction) -> Table | None:
     bad = np.flatnonzero(~requests.ok & ~requests.cancelled)
     if len(bad) == 0:
         return None
-    counts: dict[tuple[str, str, str], int] = {}
     errors = requests.error.take(pa.array(bad)).to_pylist()
-    for outcome, status, error in zip(
-        requests.outcome[bad], requests.http_status[bad], errors, strict=True
-    ):
-        key = (
+    counts = Counter(
+        (
             outcome,
-            numbers.DASH if np.isnan(status) else f"{status:.0f}",
-            (error or numbers.DASH)[:160],
+            DASH if np.isnan(status) else f"{status:.0f}",
+            (error or DASH)[:160],
         )
-        counts[key] = counts.get(key, 0) + 1
+        for outcome, status, error in zip(
+            requests.outcome[bad], requests.http_status[bad], errors, strict=True
+        )
+    )
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:12]
     rows = [(*key, f"{n:,}") for key, n in ordered]
-    return Table(
-        "Requests that failed or were dropped",
-        ("Outcome", "HTTP status", "Error", "Requests"),
-        rows,
-        text=(2,),
-    )
+    head = ("Outcome", "HTTP status", "Error", "Requests")
+    return Table("Failed and dropped requests", head, rows, text=(2,))
 
 
 # --- the profile and the definitions ---
 
 
 def _yaml(profile: Mapping[str, Any]) -> str:
-    """The resolved profile as YAML that `harness run` takes; keys that are not set are left out."""
+    """The resolved profile as YAML for `harness run`, without keys that are not set."""
     if not profile:
         return ""
     from ruamel.yaml import YAML
@@ -513,18 +471,23 @@ def _without_none(value: Any) -> Any:  # noqa: ANN401 - any JSON value
 
 
 def _definitions() -> Table:
-    better = {"higher": "higher is better", "lower": "lower is better", "neither": ""}
     rows = [
-        (f"{d.title}", d.key, d.unit if d.unit != "1" else "", d.formula, better[d.better])
+        (
+            d.title,
+            d.key,
+            d.unit if d.unit != "1" else "",
+            d.formula,
+            f"{d.better} is better" if d.better != "neither" else "",
+        )
         for d in METRICS.values()
     ]
-    return Table("What every figure means", ("Figure", "Key", "Unit", "Definition", ""), rows)
+    return Table("Metric definitions", ("Metric", "Key", "Unit", "Definition", ""), rows)
 
 
 def _footer(reduction: Reduction) -> str:
     by = reduction.run.manifest.harness
     made = f"Run by colossus-harness {by.version}; " if by and by.version else ""
     return (
-        f"{made}definitions of metrics version {reduction.summary.metric_version}. The command"
-        " harness report makes this page again."
+        f"{made}metric definitions version {reduction.summary.metric_version}. `harness report`"
+        " recreates this page."
     )

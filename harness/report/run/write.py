@@ -11,20 +11,13 @@ from harness.report.pages import Drawing, chart_links, html_page, markdown_page,
 from harness.report.run.view import View, view
 
 CHARTS_DIR: Final = "report-charts"
-"""Folder beside report.md with its charts, one for each theme."""
+"""Folder of the charts of report.md, one file per theme."""
 
 
 def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Path, Path]:
-    """Write report.html (one file, no network, no script needed) and report.md (with its charts in
-    a folder beside it).
-
-    Args:
-        run_path: a run directory. Nothing but it is read, so that any old run can be reported
-            again.
-        reduction: of that directory, where the caller has just made it.
-
-    Returns:
-        Paths of report.html and report.md.
+    """Write report.html (one file, needs neither network nor script) and report.md, with its charts
+    in a folder next to it; returns both paths. Only the run directory is read, so any old run can
+    be reported again. `reduction` is of that directory, if there is one already.
 
     Raises:
         ArtifactError: not a run directory, or it cannot be written.
@@ -46,6 +39,6 @@ def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Pa
 
 
 def markdown(shown: View) -> str:
-    """GitHub-flavoured Markdown."""
+    """GitHub-flavored Markdown."""
     files = {key: chart_links(CHARTS_DIR, key) for key in shown.charts}
     return markdown_page("report.md.j2", v=shown, files=files)
