@@ -39,6 +39,7 @@ class AttachedServer:
     endpoints: tuple[Endpoint, ...]
     info: ServerInfo
     network: Network = DIRECT
+    notes: tuple[str, ...] = ()
     _checked_ns: int = 0
 
     def pids(self) -> dict[str, int]:
@@ -121,6 +122,7 @@ class AttachServerRunner:
         deadline = Deadline(self.server.ready_timeout_s)
         endpoints: list[Endpoint] = []
         found: list[Served] = []
+        notes: list[str] = []
         for position, url in enumerate(self.server.urls):
             name = f"replica-{position}"
             wanted = Endpoint(name, url, self.profile.model.served_name or "")
@@ -146,6 +148,7 @@ class AttachServerRunner:
             metrics_url = self._metrics_url(position, url, api_key)
             endpoints.append(Endpoint(name, url, model, metrics_url, uuids))
             found.append(served)
+            notes += [f"{name}: {note}" for note in served.notes]
         if len(models := {endpoint.model for endpoint in endpoints}) > 1:
             raise ServerError(
                 f"the attached servers serve different models: {', '.join(sorted(models))}",
@@ -161,7 +164,7 @@ class AttachServerRunner:
             "gpu_count": self.server.gpu_count or len(self.gpus) or None,
         }
         info = ServerInfo("attach", version=", ".join(sorted(versions)) or None, settings=settings)
-        yield AttachedServer(tuple(endpoints), info, traffic.network)
+        yield AttachedServer(tuple(endpoints), info, traffic.network, tuple(notes))
 
     def _metrics_url(self, position: int, url: str, api_key: str | None) -> str | None:
         """From the profile, else the first known path that returns Prometheus text (TensorRT-LLM's

@@ -55,6 +55,7 @@ class Reply:
         input_tok: the whole prompt, including cached tokens.
         stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages), `stop`, `length`, `tool_calls`
             (chat and completions), or `completed`, `max_output_tokens` (responses).
+        location: where a redirect points to; it is not followed.
     """
 
     status: int | None
@@ -63,6 +64,7 @@ class Reply:
     cache_read_tok: int | None = None
     output_tok: int | None = None
     stop_reason: str | None = None
+    location: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -94,6 +96,9 @@ def request_once(
         )
     except httpx.HTTPError as error:
         return Reply(None, error=f"{type(error).__name__}: {error}".removesuffix(": "))
+    if response.has_redirect_location:
+        at = str(response.url.join(response.headers["location"]))
+        return Reply(response.status_code, f"redirected to {at}", location=at)
     if response.status_code != 200:
         return Reply(response.status_code, error=error_text(response.content) or "an empty body")
     return _read(wire_api, response)
