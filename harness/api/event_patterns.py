@@ -55,6 +55,7 @@ def learn(api: Api, event: bytes, kind: str, content: str) -> Shape | None:
         len(found) != 1
         or json.loads(b'"' + found[0][1] + b'"') != content
         or _FINISHED.search(event)
+        or b"content_block_start" in event  # begins a part, with its first content
     ):
         return None
     start, end = found[0].span(1)

@@ -270,12 +270,8 @@ def _models(
     url: str, model: str | None, api_key: str | None, network: Network
 ) -> tuple[str, int | None]:
     try:
-        answer = httpx.get(
-            f"{url}/v1/models",
-            timeout=PROBE_TIMEOUT_S,
-            headers=wire(Api.CHAT).headers(api_key),
-            **client_options(url, network),
-        )
+        with httpx.Client(timeout=PROBE_TIMEOUT_S, **client_options(url, network)) as client:
+            answer = client.get(f"{url}/v1/models", headers=wire(Api.CHAT).headers(api_key))
     except httpx.HTTPError as error:
         raise ServerError(
             f"no response from {url}: {type(error).__name__}: {error}",

@@ -148,6 +148,8 @@ def _one_request(prepared: Prepared) -> Iterator[Finding]:
     session = next(plan.sessions(0))
     texts = Texts(plan.seed, plan.tok_per_word)
     with serve_for_questions(prepared.server, "check") as server:
+        for note in server.info.notes:
+            yield Finding("server", True, note)
         for endpoint in server.endpoints:
             reply = check_request(
                 endpoint,

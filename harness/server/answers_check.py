@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from harness.api.base import WireApi
-from harness.api.errors import error_text
+from harness.api.base import PlainAnswer, WireApi
 from harness.api.table import wire
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import RunDir
@@ -31,7 +30,7 @@ from harness.core.errors import PreflightError, ServerError
 from harness.core.network import Network
 from harness.core.records import Api, Endpoint, ModelFacts, ServerInfo
 from harness.profile.schema import Profile
-from harness.server.one_request import DIRECT, client_options
+from harness.server.one_request import DIRECT, Reply, client_options, post, reply_of
 
 TEXTS: Final = (
     "The quick answer to the question of why the sky is blue is that",
@@ -117,15 +116,16 @@ def _ask(
         request = api.plain_request(endpoint.model, text, max_output_tok, temperature=0) | logprobs
         body = json.dumps(request).encode()
         try:
-            response = client.post(api.path, content=body, headers=api.headers(api_key))
+            response, content = post(client, api.path, api, body, api_key)
         except httpx.HTTPError as error:
             why = f"{type(error).__name__}: {error}"
             break
-        if response.status_code != 200:
-            status, why = response.status_code, error_text(response.content) or "an empty body"
+        reply = reply_of(api, response, content, body)
+        if not reply.ok:
+            status, why = reply.status, reply.error
             break
         try:
-            answers.append(_answer(api, response))
+            answers.append(_answer(api, reply))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             status = 200
             why = f"the response does not have the API's form ({type(error).__name__}: {error})"
@@ -133,19 +133,21 @@ def _ask(
     return Asked(route, tuple(answers), status, why)
 
 
-def _answer(api: WireApi, response: httpx.Response) -> Answer:
-    found = api.plain_answer(response.json())
+def _answer(api: WireApi, reply: Reply) -> Answer:
+    received = reply.received
+    assert received is not None
+    if received.stream:
+        found = PlainAnswer("".join(received.reader.texts))
+    else:
+        found = api.plain_answer(json.loads(received.body))
     tokens, logprobs = tuple(found.tokens), tuple(found.logprobs)
     whole = bool(tokens) and len(tokens) == len(logprobs) and all(map(_finite, logprobs))
-    reader = api.reader()
-    reader.read_whole(response.content)
-    usage = reader.tokens()
     return Answer(
         found.text,
         tokens if whole else None,
         logprobs if whole else None,
-        usage.input_tok,
-        usage.output_tok,
+        reply.input_tok,
+        reply.output_tok,
     )
 
 

@@ -4,13 +4,14 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
+import httpcore
 import httpx
 
 from harness.api.base import WireApi
-from harness.api.errors import error_text
+from harness.api.response import Received, good_status, read_response
 from harness.api.table import wire
 from harness.core.errors import PreflightError, ServerError
-from harness.core.network import NONE, Network
+from harness.core.network import NONE, Network, reachable
 from harness.core.records import Api, Endpoint
 
 _NOT_FOR_COUNTING: Final = frozenset(
@@ -42,7 +43,34 @@ def client_options(url: str, network: Network) -> dict[str, Any]:
         key = proxy.authorization
         headers = {} if key is None else {"proxy-authorization": key}
         options["proxy"] = httpx.Proxy(f"http://{proxy.url_host}:{proxy.port}", headers=headers)
+    else:
+        options["transport"] = _transport(options.get("verify", True))
     return options
+
+
+def _transport(verify: Any) -> httpx.HTTPTransport:  # noqa: ANN401 - an SSL context or a flag
+    """Tries all addresses of a name. httpx cannot be given another way to connect."""
+    transport = httpx.HTTPTransport(verify=verify, trust_env=False)
+    transport._pool._network_backend = _Connects()
+    return transport
+
+
+class _Connects(httpcore.SyncBackend):
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,  # noqa: ANN401 - of httpcore
+    ) -> httpcore.NetworkStream:
+        try:
+            chosen = reachable(host, port, timeout)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
+        return super().connect_tcp(chosen, port, timeout, local_address, socket_options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +83,7 @@ class Reply:
         input_tok: the whole prompt, including cached tokens.
         stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages), `stop`, `length`, `tool_calls`
             (chat and completions), or `completed`, `max_output_tokens` (responses).
+        received: the response itself.
         location: where a redirect points to; it is not followed.
     """
 
@@ -64,11 +93,12 @@ class Reply:
     cache_read_tok: int | None = None
     output_tok: int | None = None
     stop_reason: str | None = None
+    received: Received | None = None
     location: str | None = None
 
     @property
     def ok(self) -> bool:
-        return self.status == 200 and self.error is None
+        return good_status(self.status) and self.error is None
 
 
 def request_once(
@@ -87,39 +117,52 @@ def request_once(
     wire_api = wire(api)
     url = endpoint.base_url + wire_api.path
     try:
-        response = httpx.post(
-            url,
-            content=body,
-            headers=wire_api.headers(api_key),
-            timeout=timeout_s,
-            **client_options(url, network),
-        )
+        with httpx.Client(timeout=timeout_s, **client_options(url, network)) as client:
+            return reply_of(wire_api, *post(client, url, wire_api, body, api_key), body)
     except httpx.HTTPError as error:
         return Reply(None, error=f"{type(error).__name__}: {error}".removesuffix(": "))
-    if response.has_redirect_location:
-        at = str(response.url.join(response.headers["location"]))
-        return Reply(response.status_code, f"redirected to {at}", location=at)
-    if response.status_code != 200:
-        return Reply(response.status_code, error=error_text(response.content) or "an empty body")
-    return _read(wire_api, response)
 
 
-def _read(api: WireApi, response: httpx.Response) -> Reply:
-    reader = api.reader()
-    if response.headers.get("content-type", "").startswith(api.stream_type):
-        for event, _ in api.events(response.content, whole=True):
-            reader.read(event)
-    else:
-        reader.read_whole(response.content)
-    usage = reader.tokens()
+def post(
+    client: httpx.Client, url: str, api: WireApi, body: bytes, api_key: str | None
+) -> tuple[httpx.Response, bytes]:
+    """Send one body with the headers of the load; the response and its body as received.
+
+    Raises:
+        httpx.HTTPError: no complete response.
+    """
+    headers = api.headers(api_key) | {"accept-encoding": "identity", "accept": api.stream_type}
+    with client.stream("POST", url, content=body, headers=headers) as response:
+        return response, b"".join(response.iter_raw())
+
+
+def reply_of(api: WireApi, response: httpx.Response, content: bytes, request: bytes) -> Reply:
+    """A response as the load reads it; the request shows whether it is to be a stream."""
+    status = response.status_code
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    received = read_response(api, status, headers, content, streams=_streams(request))
+    usage = received.reader.settled()
+    location = response.headers.get("location") if response.has_redirect_location else None
+    if location is not None:
+        location = str(response.url.join(location))
     return Reply(
-        200,
-        reader.error or reader.malformed,
+        status,
+        received.error if location is None else f"redirected to {location}",
         usage.input_tok,
         usage.cache_read_tok,
         usage.output_tok,
-        reader.stop_reason,
+        received.reader.stop_reason,
+        received,
+        location,
     )
+
+
+def _streams(request: bytes) -> bool:
+    try:
+        value = json.loads(request)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("stream") is True
 
 
 def one_token_body(model: str, api: Api) -> bytes:
@@ -194,7 +237,7 @@ def _refused(
             f"no response from {route}: {text}",
             next_step="check that the server is running, and see its log",
         )
-    if reply.status == 200:
+    if good_status(reply.status):
         return ServerError(f"{route} failed within its response: {text}", next_step=_SEE_LOG)
     what = f"{route} refused a request of the workload: HTTP {reply.status}: {text}"
     if reply.status >= 500:

@@ -35,7 +35,7 @@ from harness.artifacts import tables
 from harness.artifacts.journal import JournalWriter, next_part
 from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns
-from harness.core.errors import ArtifactError
+from harness.core.errors import ArtifactError, HarnessError
 from harness.core.imports import keep_pandas_out
 from harness.core.network import Network
 from harness.core.progress import TelemetryProgress
@@ -191,20 +191,26 @@ class Recorder:
     def add_targets(self, targets: Sequence[Mapping[str, str]]) -> None:
         """Scrape further targets; existing names are unchanged."""
         for target in targets:
-            name = target["name"]
-            if name in self._scrapers:
-                continue
-            key = self._config.api_key if target.get("keyed") else None
-            settings = self._config.telemetry
-            client = MetricsClient(
-                name, target["url"], settings.scrape_timeout_s, self._config.network, api_key=key
-            )
-            with self._state:
-                self._readers[name] = LiveReader()
-                self._shown[name] = None
-            scraper = Scraper(client, settings.scrape_interval_s, self._record_scrape)
-            self._scrapers[name] = scraper
-            scraper.start()
+            try:
+                self._add_target(target)
+            except (HarnessError, ValueError, KeyError) as error:
+                self._problem("telemetry_control", f"cannot scrape {dict(target)}: {error}")
+
+    def _add_target(self, target: Mapping[str, str]) -> None:
+        name = target["name"]
+        if name in self._scrapers:
+            return
+        key = self._config.api_key if target.get("keyed") else None
+        settings = self._config.telemetry
+        client = MetricsClient(
+            name, target["url"], settings.scrape_timeout_s, self._config.network, api_key=key
+        )
+        with self._state:
+            self._readers[name] = LiveReader()
+            self._shown[name] = None
+        scraper = Scraper(client, settings.scrape_interval_s, self._record_scrape)
+        self._scrapers[name] = scraper
+        scraper.start()
 
     def add_scopes(self, scopes: Mapping[str, int]) -> None:
         """Watch further process trees."""

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from harness.api.base import Finish, Text, ToolCall, Usage, WireApi
+from harness.api.base import Finish, Text, ToolCall, WireApi
 from harness.api.parts import AnswerParts
+from harness.api.reader import Usage
 from harness.api.table import WIRE_APIS
 
 USAGE = Usage(100, 64, 32, 7)

@@ -82,7 +82,9 @@ class CsvPowerSource(PolledSource):
         self._usable = True
         devices = {reading.device_id for reading in readings} or {self.path.stem}
         probes = (DeviceProbe(device, self.boundary, "csv", None) for device in sorted(devices))
-        unread = self._clock_problem(max(r.t_ns for r in readings)) if readings else "no reading yet"
+        unread = (
+            self._clock_problem(max(r.t_ns for r in readings)) if readings else "no reading yet"
+        )
         return PowerProbe(self.name, tuple(probes), origin=origin, unread=unread)
 
     def _read_heading(self, first: bytes) -> str | None:
@@ -142,7 +144,7 @@ class CsvPowerSource(PolledSource):
                 yield line
 
     def _cells(self, line: str) -> list[str] | None:
-        """None: not CSV. Each line is parsed by itself, so that an open quote ends with its line."""
+        """None: not CSV. Each line is parsed by itself: an open quote ends with its line."""
         try:
             cells = next(csv.reader([line], delimiter=self._separator, skipinitialspace=True), [])
         except csv.Error:
