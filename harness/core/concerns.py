@@ -195,6 +195,12 @@ _REQUESTS: Final = (
         "Input token counts may be wrong, or the server adds or removes text.",
         "Check that `model.id` is the model that is served, and that chat template and tokenizer have the same version.",
     ),
+    Explained(
+        "client_limit",
+        "The load generator ran out of file descriptors, ports or memory.",
+        "These requests never reached the server; their failure is not the server's.",
+        "Raise the limit (`ulimit -n`, net.ipv4.ip_local_port_range), or lower the concurrency.",
+    ),
 )
 
 _WINDOW: Final = (
@@ -365,6 +371,18 @@ _SERVER: Final = (
         "The server's counters were reset, or its process changed during the run.",
         "Requests failed or waited meanwhile, and counts across the restart are wrong.",
         "Find the crash in the server's log (out of memory, watchdog), fix it and rerun.",
+    ),
+    Explained(
+        "metrics_mixed",
+        "One metrics URL returned the counters of several processes in turn.",
+        "A balancer is in between: increases of such counters mean nothing, so none is used.",
+        "Name each replica's own URL in `server.urls` or `server.metrics_urls`.",
+    ),
+    Explained(
+        "server_unusual",
+        "An attached server gave an unusual response before the run, but serves.",
+        "Usually nothing. The message quotes the response.",
+        "Check that the message describes the server that you expect.",
     ),
     Explained(
         "target_unreachable",
