@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from harness.core.cache import expand_user
 from harness.core.units import parse_bytes, parse_count, parse_duration_s
 
 _LARGEST: Final = 10**15
@@ -148,7 +148,7 @@ class Strict(BaseModel):
 
 
 def _absolute(value: str) -> str:
-    return str(Path(value).expanduser().absolute())
+    return str(expand_user(value).absolute())
 
 
 PathText = Annotated[Text, AfterValidator(_absolute), Form("a path", "traces/day.jsonl")]
