@@ -1,8 +1,9 @@
 """Preflight of a run: profile, server, power sources, and one real request."""
 
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from harness.commands.steps.prepare import Prepared, prepare
 from harness.core.errors import HarnessError
@@ -18,6 +19,9 @@ from harness.telemetry.probe import survey
 from harness.telemetry.prometheus.run import MANAGED
 from harness.telemetry.prometheus.server import not_installed
 from harness.telemetry.sources.select import SourceContext, specs_of
+
+_OTHER_DESCRIPTORS: Final = 64
+"""Of a load generator process, in addition to its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
     )
     findings += [Finding("plan", True, note) for note in prepared.plan.notes]
     findings.append(Finding("server", True, "; ".join(notes)))
+    findings += _descriptors(prepared)
     problems = prepared.server.preflight()
     findings += [
         Finding(
@@ -89,6 +94,18 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
     if not problems and (start or isinstance(profile.server, AttachServer)):
         findings += _guarded("one real request", lambda: _one_request(prepared))
     return findings
+
+
+def _descriptors(prepared: Prepared) -> Iterator[Finding]:
+    """Whether the load generator may open a connection per concurrent request."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the load generator raises the soft one
+    most = max((stage.concurrency or 0 for stage in prepared.plan.stages), default=0)
+    if limit != resource.RLIM_INFINITY and most + _OTHER_DESCRIPTORS > limit:
+        text = (
+            f"{most} concurrent requests need about {most + _OTHER_DESCRIPTORS} file descriptors;"
+            f" the limit is {limit}\n  next step: raise it (`ulimit -n`), or lower the concurrency"
+        )
+        yield Finding("descriptors", False, text)
 
 
 def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:

@@ -1,7 +1,9 @@
 """Types that several packages use: outcomes, boundaries, verdicts, endpoints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Final
 
 CANARY = "canary"
 """Class and replica of requests that measure the load generator's live timing error: recorded, but
@@ -57,6 +59,35 @@ class Api(StrEnum):
     CHAT = "chat"  # OpenAI chat completions
     COMPLETIONS = "completions"  # OpenAI completions: plain text in, plain text out
     RESPONSES = "responses"  # OpenAI responses
+
+
+@dataclass(frozen=True, slots=True)
+class BodyForm:
+    """Deviations of request bodies that a server requires.
+
+    Attributes:
+        length_key: sent in place of `max_tokens`; None: the API's own.
+        omit: keys to leave out; `outer.inner` for a key inside an object.
+    """
+
+    length_key: str | None = None
+    omit: tuple[str, ...] = ()
+
+    def adapt(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A body in this form."""
+        value = {
+            (self.length_key if key == "max_tokens" and self.length_key else key): item
+            for key, item in body.items()
+            if key not in self.omit
+        }
+        for outer, _, inner in (key.partition(".") for key in self.omit):
+            if inner and isinstance(value.get(outer), dict):
+                value[outer] = {k: item for k, item in value[outer].items() if k != inner}
+        return value
+
+
+AS_IT_IS: Final = BodyForm()
+"""No deviations."""
 
 
 class Purpose(StrEnum):

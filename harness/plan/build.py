@@ -272,6 +272,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         live=profile.traffic.assistant == "live",
         thinking=profile.thinking,
         effort=profile.traffic.thinking_effort,
+        form=profile.traffic.form,
     )
     notes = [] if scale == 1 else [f"all lengths are scaled by {scale:.4g}: {reason}"]
     if source == "default":

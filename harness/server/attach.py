@@ -138,6 +138,8 @@ class AttachServerRunner:
                     lambda: None,
                     health_required=False,
                     network=traffic.network,
+                    form=traffic.form,
+                    temperature=traffic.temperature,
                 )
             except NotReadyError as error:
                 raise ServerError(

@@ -12,11 +12,9 @@ from harness.api.response import Received, good_status, read_response
 from harness.api.table import wire
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import NONE, Network, reachable
-from harness.core.records import Api, Endpoint
+from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint
 
-_NOT_FOR_COUNTING: Final = frozenset(
-    {"stream_options", "min_tokens", "ignore_eos", "max_completion_tokens", "tool_choice"}
-)
+_NOT_FOR_COUNTING: Final = frozenset({"stream_options", "min_tokens", "ignore_eos", "tool_choice"})
 _TOO_LONG: Final = (
     "maximum context",
     "max_model_len",
@@ -165,11 +163,34 @@ def _streams(request: bytes) -> bool:
     return isinstance(value, dict) and value.get("stream") is True
 
 
-def one_token_body(model: str, api: Api) -> bytes:
+def one_token_body(
+    model: str, api: Api, form: BodyForm = AS_IT_IS, temperature: float | None = None
+) -> bytes:
     """The smallest real request of an API: a few words in, one token out (responses: 16), not
     streamed.
     """
-    return json.dumps(wire(api).plain_request(model, "Say hello.", 1)).encode()
+    body = wire(api).plain_request(model, "Say hello.", 1, temperature)
+    return json.dumps(form.adapt(body)).encode()
+
+
+_BODY_KEYS: Final = {
+    "max_tokens": "set traffic.length_key: max_completion_tokens",
+    "continuous_usage_stats": (
+        "set traffic.omit: [stream_options.continuous_usage_stats], or [stream_options]"
+    ),
+    "stream_options": "set traffic.omit: [stream_options]",
+    "temperature": "set traffic.omit: [temperature], or traffic.temperature to a valid value",
+    "min_tokens": "set traffic.omit: [min_tokens]",
+    "ignore_eos": "set traffic.omit: [ignore_eos]",
+}
+
+
+def body_key_step(reply: Reply) -> str | None:
+    """The profile's key that keeps a refused key out of request bodies."""
+    if reply.status not in (400, 422):
+        return None
+    text = reply.error or ""
+    return next((step for key, step in _BODY_KEYS.items() if key in text), None)
 
 
 def check_request(
@@ -198,7 +219,9 @@ def check_request(
 
     def prompt_tok(dropped: frozenset[str]) -> int | None:
         """Input tokens of the body with one token of output, without the dropped keys."""
-        value = json.loads(body) | wire(api).length(1) | {"stream": False}
+        value = json.loads(body) | {"stream": False}
+        least = next(iter(wire(api).length(1).values()))
+        value |= {key: least for key in wire(api).length_keys if key in value}
         short = json.dumps({key: item for key, item in value.items() if key not in dropped})
         return request_once(
             endpoint, api, short.encode(), api_key, timeout_s=timeout_s, network=network
@@ -244,6 +267,8 @@ def _refused(
         return ServerError(
             what, cause="the server failed, rather than the request", next_step=_SEE_LOG
         )
+    if (step := body_key_step(reply)) is not None:
+        return PreflightError(what, cause="the server does not take this key", next_step=step)
     cause, next_step = _why_refused(endpoint, api, body, reply.status, text.lower())
     return PreflightError(what, cause=cause, next_step=next_step)
 

@@ -17,8 +17,15 @@ from harness.api.table import wire
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import HarnessError
 from harness.core.network import Network
-from harness.core.records import Api, Endpoint
-from harness.server.one_request import DIRECT, Reply, client_options, one_token_body, request_once
+from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint
+from harness.server.one_request import (
+    DIRECT,
+    Reply,
+    body_key_step,
+    client_options,
+    one_token_body,
+    request_once,
+)
 
 _POLL_S: Final = 0.1
 _PROBE_TIMEOUT_S: Final = 10.0
@@ -78,6 +85,8 @@ def wait_ready(
     *,
     health_required: bool = True,
     network: Network = DIRECT,
+    form: BodyForm = AS_IT_IS,
+    temperature: float | None = None,
 ) -> Served:
     """Wait for one replica.
 
@@ -102,7 +111,8 @@ def wait_ready(
         model = endpoint.model or names[0]
         # a server that may be loading is not given up on
         tries = None if steps.notes else _PASSING_TRIES
-        _wait_token(endpoint, model, api, api_key, deadline, watch, network, tries)
+        body = one_token_body(model, api, form, temperature)
+        _wait_token(endpoint, body, api, api_key, deadline, watch, network, tries)
         return Served(names, max_context_tok, _version(client), tuple(steps.notes))
 
 
@@ -290,7 +300,7 @@ def listed_models(answer: httpx.Response) -> dict[str, int | None]:
 
 def _wait_token(
     endpoint: Endpoint,
-    model: str,
+    body: bytes,
     api: Api,
     api_key: str | None,
     deadline: Deadline,
@@ -299,7 +309,6 @@ def _wait_token(
     most_tries: int | None,
 ) -> None:
     """The first request may compile kernels for minutes, so the process is watched meanwhile."""
-    body = one_token_body(model, api)
     tries = 0
     while True:
         reply = _watched(
@@ -341,7 +350,12 @@ def _refused(reply: Reply, path: str) -> NotReadyError:
             cause="the server has no such route, or no such model",
             next_step="set traffic.api to an API of the server, or model.served_name",
         )
-    return NotReadyError(what, next_step="see its log for the reason")
+    step = body_key_step(reply)
+    return NotReadyError(
+        what,
+        cause="the server does not take this key" if step else None,
+        next_step=step or "see its log for the reason",
+    )
 
 
 def _watched(
