@@ -123,10 +123,12 @@ def _http_url(value: str) -> str:
         raise ValueError(f"{shown!r} must start with http:// or https://")
     try:
         parts = urlsplit(value)
-        usable = bool(parts.hostname) and parts.port != 0  # `port` raises if it is not a number
+        spaced = any(character.isspace() for character in parts.netloc)
+        # `port` raises if it is not a number
+        usable = bool(parts.hostname) and parts.port != 0 and not spaced
     except ValueError:
         usable = False
-    if not usable or any(character.isspace() for character in parts.netloc):
+    if not usable:
         raise ValueError(f"{shown!r} has no usable host and port")
     return value.rstrip("/")
 

@@ -323,7 +323,7 @@ def _wait_token(
             if reply is not None:
                 last = f"HTTP {reply.status}: {reply.error}" if reply.status else f"{reply.error}"
             stage = f"a request of one token to {wire(api).path} got no response"
-            raise _LateError(stage, last, deadline, reply and reply.status)
+            raise _LateError(stage, last, deadline, None if reply is None else reply.status)
         if reply.ok:
             return
         tries += 1

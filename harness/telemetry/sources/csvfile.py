@@ -154,19 +154,20 @@ class CsvPowerSource(PolledSource):
     def _reading(self, row: Sequence[str] | None, line: str) -> PowerReading | None:
         """None: the line cannot be read, which is counted."""
         if row is None or len(row) < len(self._heading):
-            return self._bad("line", f"a line that is not a row of its header: {line[:60]!r}")
+            self._bad("line", f"a line that is not a row of its header: {line[:60]!r}")
+            return None
         cells = dict(zip(self._heading, row, strict=False))
         try:
             unix_ns = _unix_ns(cells[self.time_column])
         except (ValueError, OverflowError):
             cell = cells[self.time_column][:40]
-            return self._bad(
-                "time", f"{cell!r} is not a number of seconds since 1970 or a date and time"
-            )
+            self._bad("time", f"{cell!r} is not a number of seconds since 1970 or a date and time")
+            return None
         try:
             watts = watts_of(cells[self.power_column], self._unit_w)
         except ValueError as error:
-            return self._bad("power", str(error))
+            self._bad("power", str(error))
+            return None
         t_ns = self._anchor.monotonic_ns + unix_ns - self._anchor.unix_ns
         t_ns -= round(self.clock_offset_s * NS_PER_S)
         device = (self.device_column and cells.get(self.device_column)) or self.path.stem
