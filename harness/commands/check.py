@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from harness.commands.steps.prepare import Prepared, prepare
 from harness.core.errors import HarnessError
-from harness.core.records import Api, Purpose
+from harness.core.records import Purpose
 from harness.core.units import human_number
 from harness.plan.bodies import Conversation
 from harness.plan.prompt_text import Texts
@@ -59,6 +59,8 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
         prepared = prepare(profile, notes.append)
     except HarnessError as error:
         return [*findings, Finding("preparation", False, str(error))]
+    given = (f"API {prepared.profile.api.value}: set in the profile",)
+    findings += [Finding("model and API", True, text) for text in prepared.choices or given]
     findings.append(
         Finding(
             "plan",
@@ -68,7 +70,7 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
         )
     )
     findings += [Finding("plan", True, note) for note in prepared.plan.notes]
-    findings.append(Finding("server", True, "; ".join(notes)))
+    findings += [Finding("server", True, text) for text in notes if text not in prepared.choices]
     findings += _descriptors(prepared)
     problems = prepared.server.preflight()
     findings += [
@@ -170,7 +172,7 @@ def _one_request(prepared: Prepared) -> Iterator[Finding]:
         for endpoint in server.endpoints:
             reply = check_request(
                 endpoint,
-                Api(profile.traffic.api),
+                profile.api,
                 Conversation(session, plan.settings, endpoint.model, texts).body(0),
                 read_api_key(profile.server),
                 network=DIRECT if endpoint.pid is not None else profile.traffic.network,

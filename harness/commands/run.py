@@ -74,7 +74,7 @@ def run_profile(
         for note in prepared.plan.notes:
             view.note(note)
         raise_problems(prepared.server.preflight())
-        check = QualityCheck(profile, prepared.facts) if profile.checks_quality else None
+        check = QualityCheck(prepared.profile, prepared.facts) if profile.checks_quality else None
 
         run_dir = make_run_dir(out, profile.name)
         record = RunRecord(prepared, run_dir, view, overrides=overrides, repeat=repeat)
@@ -246,7 +246,7 @@ def _start_server(
     """Start the server and wait until it is ready."""
     model_server, profile = record.prepared.server, record.prepared.profile
     record.phase(
-        "starting the server", f"{model_server.kind}, {profile.model.id}", event="server_start"
+        "starting the server", f"{model_server.kind}, {profile.model_id}", event="server_start"
     )
     context = RunContext(run_id=record.run_id, run_dir=record.run_dir, registry=registry)
     with confined(generator.other_cores):  # child processes inherit it

@@ -1,6 +1,6 @@
 """What each concern and each exit code means, why it matters and how to fix it.
 
-`harness explain` prints this table and docs/concerns.md is generated from it. tests/cli checks that
+`harness explain` prints this table and docs/reference/concerns.md is generated from it. tests/cli checks that
 it has every code that the package raises, and no other.
 """
 
@@ -733,7 +733,7 @@ EXITS: Final[Mapping[str, Explained]] = {
         _exit(
             ExitCode.PROFILE,
             "Nothing was started.",
-            "Fix every error in the message. `harness COMMAND --help` and docs/profile-reference.md list options and keys.",
+            "Fix every error in the message. `harness COMMAND --help` and docs/reference/profile.md list options and keys.",
         ),
         _exit(
             ExitCode.PREFLIGHT,

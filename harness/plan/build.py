@@ -33,7 +33,14 @@ from harness.plan.workloads.classes import (
 )
 from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK, Head
 from harness.profile.schema import Profile
-from harness.profile.stages import AllAtOnceStage, ConcurrencyStage, OpenStage, ReplayStage, Stage
+from harness.profile.stages import (
+    AllAtOnceStage,
+    ConcurrencyStage,
+    OpenStage,
+    ReplayStage,
+    Stage,
+    stage_name,
+)
 from harness.profile.workloads import MixWorkload, ReplayWorkload, Workload
 
 PLAN_VERSION: Final = 3
@@ -262,7 +269,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
     stages = tuple(
         _stage(profile, stage, index) for index, stage in enumerate(profile.traffic.load)
     )
-    api = profile.traffic.api
+    api = profile.api
     settings = RequestSettings(
         api=api.value,
         # The Messages API has no field for it; a model that cannot end by itself does not need it.
@@ -378,8 +385,10 @@ def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
 def workload_sha256(profile: Profile) -> str:
     """Hash of the profile's traffic and SLOs, without the seed and load generator settings."""
     traffic = profile.traffic.model_dump(
-        mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls", "length_key"}
+        mode="json",
+        exclude={"workers", "calibrate", "canary", "proxy", "tls", "headers", "length_key"},
     )
+    traffic["api"] = profile.api.value
     traffic["load"] = [_set(stage, "part") for stage in traffic["load"]]
     traffic["output_length"] = profile.output_length.value
     traffic["cache_control"] = profile.cache_control
@@ -462,7 +471,7 @@ def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
         schedule = Schedule("trace")
     return StagePlan(
         index=index,
-        name=stage.name or f"{index}-{stage.kind}",
+        name=stage_name(stage, index),
         kind=stage.kind,
         load=in_words(stage),
         warmup_ns=round((stage.warmup_s or 0.0) * 1e9),

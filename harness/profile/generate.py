@@ -22,11 +22,12 @@ from harness.profile.rules import RULES
 from harness.profile.schema import Profile
 from harness.profile.thresholds import STATISTICS
 
+_KINDS = re.compile(r"(?<=`kind`: )[\w, -]+")
 _PARAGRAPH = re.compile(r"(?<!\n)\n(?!\n)")
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 SCHEMA_PATH: Final = Path(__file__).with_name("profile.schema.json")
-REFERENCE_PATH: Final = ROOT / "docs" / "profile-reference.md"
+REFERENCE_PATH: Final = ROOT / "docs" / "reference" / "profile.md"
 
 
 class _Section(NamedTuple):
@@ -77,7 +78,7 @@ traffic:
 ```
 
 With the first line, editors with a YAML language server complete keys and show these explanations. Shipped profiles are in
-[`loadprofiles/`](../loadprofiles).
+`loadprofiles/`.
 
 - **Strict.** An unknown key, a wrong unit or an impossible combination is an error (exit 2). All errors are reported at once, each with
   file, line and column, the key that was probably meant, and the fix.
@@ -93,13 +94,15 @@ With the first line, editors with a YAML language server complete keys and show 
 _THRESHOLDS: Final = f"""\
 ## Thresholds
 
-`thresholds` is a list of conditions on the result, each `METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]`. The exit code is 99 if one fails.
+`thresholds` is a list of conditions on the result, each `[STAGE:] METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]`. The exit code is 99 if one fails.
 
+- `STAGE` is the name of a load stage, or `*` for every stage (in quotes: `*` has a meaning in YAML). Without it, the
+  condition is on the headline stage.
 - Operators: `<`, `<=`, `>`, `>=`.
 - Metrics in seconds accept units of time, others `k` and `M`, ratios `%`.
 - `METRIC@BOUNDARY` is a power metric at another boundary than the summary's first.
 - A value that is not available meets no threshold.
-- A limit may be a share of a baseline; `harness repeat` and `harness compare` evaluate it, with the noise of repeats ([CI](ci.md)).
+- A limit may be a share of a baseline; `harness repeat` and `harness compare` evaluate it, with the noise of repeats ([CI](../how-to/ci.md)).
 
 ```yaml
 thresholds:
@@ -122,10 +125,10 @@ Each is an error (`harness/profile/rules.py`). Merely unwise combinations load; 
 
 
 def reference() -> str:
-    """Text of docs/profile-reference.md."""
+    """Text of docs/reference/profile.md."""
     lines = [_TOP, "## Contents", ""]
     titles = [*(section.title for section in _SECTIONS), "Thresholds", "Impossible combinations"]
-    lines += [f"- [{title.replace('`', '')}](#{_anchor(title)})" for title in titles]
+    lines += [f"- [{title}](#{_anchor(title)})" for title in titles]
     for title, paths, model in _SECTIONS:
         lines += ["", f"## {title}", "", _text(model.__doc__ or ""), ""]
         if paths:
@@ -165,6 +168,7 @@ def _value(field: FieldInfo) -> str:
     if variants:
         links = ", ".join(f"[`{kind}`](#{_ANCHORS[section]})" for kind, section in variants.items())
         return f"{'section' if item is None else 'list of sections'}, by `kind`: {links}"
+    text = _KINDS.sub(lambda kinds: re.sub(r"[\w-]+", r"`\g<0>`", kinds[0]), text)
     return text.replace("|", "\\|")
 
 

@@ -207,7 +207,7 @@ class Telemetry(Strict):
     prometheus: Literal["embedded", "managed"] | HttpUrlText = "embedded"
     """Scraper: `embedded` is the harness itself, `managed` a Prometheus that it starts for the run.
     A URL is that of a Prometheus (or Thanos, Mimir, VictoriaMetrics) that already scrapes these
-    servers and is read after the run. docs/prometheus.md compares the three.
+    servers and is read after the run. docs/how-to/prometheus.md compares the three.
     """
     selectors: dict[str, Text] = Field(default_factory=dict)
     """For a URL: endpoint (`replica-0`) -> PromQL label matchers of its one target, such as

@@ -47,9 +47,10 @@ class Tls(Strict):
 class Traffic(Strict):
     """Requests and their times."""
 
-    api: Api = Api.MESSAGES
+    api: Api | None = None
     """Wire API: `messages` (Anthropic), or OpenAI's `chat` (chat completions), `completions` (the
-    conversation as one text) or `responses`. All of them stream.
+    conversation as one text) or `responses`. All of them stream. Default: `chat`; with `attach` the
+    first of `chat`, `messages`, `completions`, `responses` that responds.
     """
     workload: Workload
     """The sessions to send."""
@@ -57,7 +58,8 @@ class Traffic(Strict):
     """Load stages, run one after the other."""
     output_length: OutputLength | None = None
     """`forced` makes the server produce exactly the planned tokens (OpenAI's APIs, or a model that
-    cannot end by itself). Default: forced under purpose measure, natural under smoke.
+    cannot end by itself). Default: forced under purpose measure, natural under smoke, and natural
+    if `api` is found by probing an attached server that cannot force lengths.
     """
     context_scale: Literal["auto"] | Annotated[Number, Field(gt=0, le=1)] = "auto"
     """Factor on all lengths; `auto` fits the workload into the model's context. It is shown,
@@ -128,6 +130,10 @@ class Traffic(Strict):
     """
     tls: Tls = Tls()
     """Certificates that are trusted for https."""
+    headers: dict[str, Text] = Field(default_factory=dict)
+    """Additional headers of every request to attached servers, such as those that a gateway
+    requires. `env:NAME` is the value of the environment variable NAME: write secrets only so.
+    """
     drain_timeout_s: Seconds = 120.0
     """Longest wait, after the window has closed, for its requests to finish."""
 
@@ -138,6 +144,6 @@ class Traffic(Strict):
 
     @property
     def network(self) -> Network:
-        """Proxy and TLS settings to attached servers."""
+        """Proxy, TLS settings and headers for attached servers."""
         ca_file = None if self.tls.ca_file is None else str(Path(self.tls.ca_file).absolute())
-        return Network(self.proxy, ca_file, self.tls.verify)
+        return Network(self.proxy, ca_file, self.tls.verify, tuple(self.headers.items()))

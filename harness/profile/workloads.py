@@ -107,7 +107,7 @@ class ClaudeCodeWorkload(SessionsBase):
     and gaps; stop reasons tool_use 85.6% and end_turn 5.7%; thinking in 38% of outputs. The
     published fit of new input (lognormal 6.84/1.30) includes the previous response, which a request
     carries for the first time. `append_tok` excludes it, and is set to reproduce the published
-    quantiles of new input (docs/traffic.md compares them with the generated ones).
+    quantiles of new input (docs/explanation/traffic.md compares them with the generated ones).
     """
 
     kind: Literal["claude-code"]
@@ -289,8 +289,8 @@ class MixWorkload(Strict):
 
 
 class ReplayWorkload(Strict):
-    """A recorded trace, session by session. docs/traffic.md has the formats and the use of block
-    ids.
+    """A recorded trace, session by session. docs/explanation/traffic.md has the formats and the
+    use of block ids.
 
     `context_scale` is the factor on its lengths; `auto` leaves them as recorded.
     """

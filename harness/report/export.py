@@ -41,7 +41,7 @@ class Row:
         metric: key, with a suffix such as `.p99` for a statistic of a distribution; without
             `@boundary`, which is a column.
         workload_class: request class; None for all.
-        value: in `unit` (docs/metrics.md); None if absent.
+        value: in `unit` (docs/reference/metrics.md); None if absent.
         ci_low: lower end of the 95% confidence interval within this run.
         basis: `measured`, `modelled` or `absent`.
         note: the source, or why the value is absent.

@@ -156,7 +156,7 @@ def censored_words(distribution: Distribution) -> str:
         return "no completed request"
     return (
         f"{distribution.censored:,} of {distribution.n + distribution.censored:,} requests failed"
-        " or did not finish, so this percentile is undefined"
+        " or did not finish, so this statistic is undefined"
     )
 
 

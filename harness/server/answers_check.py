@@ -185,7 +185,7 @@ class QualityCheck:
         self._settings = profile.quality
         self._path = None if self._settings.reference is None else Path(self._settings.reference)
         self.reference = None if self._path is None else read_reference(self._path)
-        self._routes = routes_for(Api(profile.traffic.api))
+        self._routes = routes_for(profile.api)
         if self.reference is not None:
             _must_match(self.reference, facts, self._settings.max_output_tok, self._path)
             # only the route of the reference, if it is one of these

@@ -132,7 +132,7 @@ class AttachServerRunner:
             try:
                 served = wait_ready(
                     wanted,
-                    traffic.api,
+                    self.profile.api,
                     api_key,
                     deadline,
                     lambda: None,

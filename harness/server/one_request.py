@@ -1,6 +1,7 @@
 """Single real requests outside Locust, for readiness and `harness check`."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,12 +30,14 @@ DIRECT: Final = Network(proxy=NONE)
 
 
 def client_options(url: str, network: Network) -> dict[str, Any]:
-    """Arguments for httpx that route a request to `url` as traffic is routed.
+    """Arguments for httpx that route a request to `url` as traffic is routed, and add its headers.
 
     Raises:
-        PreflightError: a proxy or a certificate file cannot be used.
+        PreflightError: a proxy, a certificate file or a header cannot be used.
     """
     options: dict[str, Any] = {"trust_env": False}  # httpx sends loopback requests to proxies too
+    if headers := network.sent_headers():
+        options["auth"] = _with_headers(headers)
     if url.startswith("https:"):
         options["verify"] = network.tls_context()
     if (proxy := network.proxy_for(url)) is not None:
@@ -69,6 +72,14 @@ class _Connects(httpcore.SyncBackend):
         except OSError as error:
             raise httpcore.ConnectError(str(error)) from error
         return super().connect_tcp(chosen, port, timeout, local_address, socket_options)
+
+
+def _with_headers(headers: Mapping[str, str]) -> Callable[[httpx.Request], httpx.Request]:
+    def add(request: httpx.Request) -> httpx.Request:
+        request.headers.update(headers)
+        return request
+
+    return add
 
 
 @dataclass(frozen=True, slots=True)

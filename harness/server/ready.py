@@ -90,7 +90,7 @@ def wait_ready(
 ) -> Served:
     """Wait for one replica.
 
-    Without a model name in `endpoint`, the first listed model is used. `watch` is called ten times
+    Without a model name in `endpoint`, the only listed model is used. `watch` is called ten times
     a second and raises once waiting is pointless. A foreign server may lack `/health`
     (`health_required=False`).
 
@@ -268,6 +268,11 @@ def _of_listed(found: dict[str, int | None], model: str) -> tuple[tuple[str, ...
     if not found:
         raise NotReadyError(
             "lists no model", next_step="load a model on the server, or set model.served_name"
+        )
+    if not model and len(found) > 1:
+        raise NotReadyError(
+            f"lists {len(found)} models: {', '.join(map(repr, found))}",
+            next_step="set model.served_name to the model to measure",
         )
     return tuple(found), found.get(model or next(iter(found)))
 

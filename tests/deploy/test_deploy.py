@@ -85,7 +85,7 @@ def test_every_metric_of_the_rules_is_exported_recorded_or_a_servers() -> None:
 
 
 def test_every_exported_metric_is_explained() -> None:
-    text = (ROOT / "docs" / "prometheus.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "prometheus.md").read_text()
     assert {name for name in NAMES if f"`{name}" not in text} == set()
 
 

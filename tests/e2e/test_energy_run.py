@@ -157,7 +157,7 @@ def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(
     assert done.returncode == 0, done.stderr
     (case,) = json.loads(done.stdout)["cases"]
     estimate = case["estimate"]
-    assert estimate["flags"][0].startswith("A demonstration")
+    assert estimate["flags"][0].startswith("Demonstration")
     steps = {step["label"]: step for step in estimate["waterfall"]}
     assert steps["measured in the run"]["result"] == pytest.approx(
         metrics["output_tok_s_per_gpu"]["value"], rel=1e-9
@@ -176,4 +176,4 @@ def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(
         figures["power_mean_mw"]["value"] * 1e6 / figures["output_tok_s"]["value"], rel=1e-9
     )
     assert case["forecast"] is not None
-    assert "a demonstration, nothing measured" in (run / "fleet" / "fleet.html").read_text()
+    assert "demonstration, not measured" in (run / "fleet" / "fleet.html").read_text()

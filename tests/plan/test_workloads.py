@@ -1,5 +1,5 @@
 """Generated sessions are what was published, within stated tolerances; what deviates is written in
-docs/traffic.md.
+docs/explanation/traffic.md.
 """
 
 import itertools

@@ -40,7 +40,7 @@ def test_suffixes_inside_a_distribution_follow_the_key_that_it_is_for(valid, pro
     [problem] = problems(
         valid.replace("user_tok: 40", "user_tok: {kind: uniform, min: 10, max: 1s}")
     )
-    assert "max: 's' is not a suffix of a count" in problem.what
+    assert "max: 's' is not a unit" in problem.what
 
 
 def test_what_is_not_said_has_a_default(valid):
@@ -195,7 +195,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "window_s: 15q",
             "14:7",
             "traffic.load.0.window_s",
-            "'q' is not a unit of time",
+            "'q' is not a unit",
             "such as 30s",
         ),
         (
@@ -203,7 +203,7 @@ def test_all_errors_come_at_once_in_the_order_of_the_file(problems):
             "window_s: -3",
             "14:7",
             "traffic.load.0.window_s",
-            "cannot be negative",
+            "must not be negative",
             "such as 30s",
         ),
         (

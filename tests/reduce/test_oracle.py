@@ -1,7 +1,7 @@
 """Percentiles, rates and energies against an independent computation: SQL in DuckDB over the run
 directory's own Parquet files.
 
-The queries know the tables (docs/run-directory.md) and the metrics' definitions (docs/metrics.md),
+The queries know the tables (docs/reference/run-directory.md) and the metrics' definitions (docs/reference/metrics.md),
 and share no code with the reduction.
 """
 

@@ -1,4 +1,4 @@
-"""docs/metrics.md says what the table of metrics says."""
+"""docs/reference/metrics.md says what the table of metrics says."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def test_every_metric_has_a_row_and_says_what_it_is_made_of() -> None:
         assert page.count(f"| `{key}` |") == 3
         assert definition.formula.replace("|", "\\|") in page
     assert set(HEADLINE_KEYS) | MODELLED <= set(METRICS)
-    modelled = [line for line in page.splitlines() if line.endswith("| modelled |")]
+    modelled = [line for line in page.splitlines() if line.endswith("| `modelled` |")]
     assert len(modelled) == len(MODELLED)
 
 

@@ -338,6 +338,15 @@ def test_a_foreign_server_is_taken_as_it_is(
         assert running.info.settings["max_model_len"] is None
 
 
+def test_of_two_models_none_is_guessed(
+    profile: Callable[..., Profile], foreign: Callable[..., str], context: RunContext
+) -> None:
+    url = foreign({"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})} | CHATS)
+    error = attach_error(attach(profile({"kind": "attach", "urls": [url]}, api="chat")), context)
+    assert "'a', 'b'" in error.what
+    assert "model.served_name" in str(error.next_step)
+
+
 def test_metrics_urls_of_the_profile_are_taken_without_asking(
     profile: Callable[..., Profile], foreign: Callable[..., str], context: RunContext
 ) -> None:

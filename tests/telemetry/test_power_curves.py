@@ -209,7 +209,7 @@ def test_dropped_readings_up_to_the_limit_change_nothing(record: Record, name: s
     ]
     absent = reduced(silent, WINDOWS[-1])
     assert absent.joules is None
-    assert "silent" in str(absent.reason)
+    assert "3.6 s" in str(absent.reason)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +258,7 @@ def test_a_counter_that_starts_again_is_bridged_or_absent_and_told(record: Recor
     assert "energy_counter_reset" in {concern.code for concern in bridged.concerns}
     alone = reduced([row for row in rows if row["source"] == "nvml-counter"], (4.5, 34.5))
     assert alone.joules is None
-    assert "started again" in str(alone.reason)
+    assert "reset" in str(alone.reason)
 
 
 def test_a_grace_module_is_a_boundary_of_its_own_never_added_to_its_gpu(record: Record) -> None:

@@ -1,4 +1,7 @@
-"""Calibrate a GPU's power sensor against a reference meter. docs/energy.md: where to place it."""
+"""Calibrate a GPU's power sensor against a reference meter.
+
+docs/explanation/energy.md: where to place it.
+"""
 
 import csv
 import math

@@ -1,5 +1,6 @@
 """Exact percentiles with right-censoring, and 95% confidence intervals that account for
-autocorrelation within a run. docs/statistics.md has the rules, sources and measured coverage.
+autocorrelation within a run. docs/explanation/statistics.md has the rules, sources and
+measured coverage.
 """
 
 import math

@@ -1,5 +1,5 @@
 """Steady-state test: MSER-5 finds a series' warm-up; tests for a trend and a shift find drift.
-docs/statistics.md has the rule, sources and measured error rates.
+docs/explanation/statistics.md has the rule, sources and measured error rates.
 """
 
 import math

@@ -105,7 +105,7 @@ def rosetta_notes(summary: Summary) -> list[str]:
     first = (
         f"All tools: the {found.requests:,} completed requests of stage {found.stage}, timed from"
         " sending, including ramp and drain. A dash: the tool does not define the metric, or it is"
-        " absent here. Definitions and sources: docs/metrics.md."
+        " absent here. Definitions and sources: docs/reference/metrics.md."
     )
     remarks = {
         f"{TOOLS[key].title}, {TERMS[term][0]}: {entry.note}."

@@ -10,8 +10,10 @@ import errno
 import logging
 import socket as plain_socket
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic_ns
+from types import MappingProxyType
 from typing import Any, Final
 
 import gevent
@@ -307,6 +309,7 @@ class Target:
 
     Args:
         api_key: sent with every request.
+        headers: additional ones, with their values.
         arrival_stamps: use the kernel's arrival time if available; else the time of the read, as
             over TLS.
 
@@ -323,6 +326,7 @@ class Target:
         limits: Timeouts,
         network: Network = DIRECT,
         *,
+        headers: Mapping[str, str] = MappingProxyType({}),
         arrival_stamps: bool = True,
     ) -> None:
         wire_api = wire(api)
@@ -349,7 +353,10 @@ class Target:
             f"user-agent: colossus-harness/{__version__}",
             f"accept: {wire_api.stream_type}",
             "accept-encoding: identity",
-            *(f"{name}: {value}" for name, value in wire_api.headers(api_key).items()),
+            *(
+                f"{name}: {value}"
+                for name, value in {**wire_api.headers(api_key), **headers}.items()
+            ),
         ]
         if self._proxy is not None and forwarded:
             lines += _authorized(self._proxy)
