@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 from harness.api import sse
 from harness.api.parts import ContentPart, Role, Tool
 from harness.api.reader import AnswerReader, Json, Usage
-from harness.core.records import Api
+from harness.core.records import AS_IT_IS, Api, BodyForm
 
 SALT: Final = b"\x00"
 """Placeholder for a session's salt in a head that sessions share; never occurs in JSON text."""
@@ -28,6 +28,7 @@ class RequestSettings:
             are known only at run time.
         thinking: how reasoning is requested: `off`, `budget`, `adaptive` or `effort`.
         effort: for `adaptive` and `effort`; None: the server's default.
+        form: deviations that the server requires.
     """
 
     api: str
@@ -37,6 +38,7 @@ class RequestSettings:
     live: bool = False
     thinking: str = "off"
     effort: str | None = None
+    form: BodyForm = AS_IT_IS
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,7 +270,7 @@ def calibrate_command(
         plan = make_plan(loaded, facts_of(loaded))
         load = load_of(loaded, plan, gap_ms=gap_ms)
         workers = workers or (None if loaded.traffic.workers == "auto" else loaded.traffic.workers)
-    with RunRegistry.open(f"calibrate-{now_ns()}", Path.cwd()) as registry:
+    with RunRegistry.open(f"calibrate-{now_ns()}", Path()) as registry:
         certificate = make_certificate(
             load,
             workers=workers,

@@ -254,6 +254,8 @@ def _start_server(
     record.manifest.update(server=server.info, endpoints=server.endpoints)
     for concern in profile.traffic.network.concerns(server.endpoints):
         record.concern(concern)
+    for note in server.info.notes:
+        record.concern(Concern("server_unusual", Severity.NOTE, f"{note}."))
     ready_s = server.info.ready_s
     ready = "" if ready_s is None else f"after {human_duration(ready_s)}, "
     record.phase(

@@ -249,6 +249,12 @@ _REQUESTS: Final = (
         "Input token counts may be wrong, or the server adds or removes text.",
         "Check that `model.id` is the model that is served, and that chat template and tokenizer have the same version.",
     ),
+    Explained(
+        "client_limit",
+        "The load generator ran out of file descriptors, ports or memory.",
+        "These requests never reached the server; their failure is not the server's.",
+        "Raise the limit (`ulimit -n`, net.ipv4.ip_local_port_range), or lower the concurrency.",
+    ),
 )
 
 _WINDOW: Final = (
@@ -427,6 +433,18 @@ _SERVER: Final = (
         "Find the crash in the server's log (out of memory, watchdog), fix it and rerun.",
     ),
     Explained(
+        "metrics_mixed",
+        "One metrics URL returned the counters of several processes in turn.",
+        "A balancer is in between: increases of such counters mean nothing, so none is used.",
+        "Name each replica's own URL in `server.urls` or `server.metrics_urls`.",
+    ),
+    Explained(
+        "server_unusual",
+        "An attached server gave an unusual response before the run, but serves.",
+        "Usually nothing. The message quotes the response.",
+        "Check that the message describes the server that you expect.",
+    ),
+    Explained(
         "target_unreachable",
         "A metrics endpoint never answered.",
         "Prefix cache hit rate, queue length and reconciliation are not available for this replica.",
@@ -544,6 +562,12 @@ _TELEMETRY: Final = (
         "telemetry_control",
         "Supervisor and telemetry recorder exchanged a message that could not be read.",
         "A target or a process may not be recorded.",
+        "Rerun. If it recurs, report it with logs/telemetry.log: it is a defect of the harness.",
+    ),
+    Explained(
+        "telemetry_loop_failed",
+        "Readings of the host or of the live view failed within the recorder.",
+        "These readings are missing; power and scrapes continue.",
         "Rerun. If it recurs, report it with logs/telemetry.log: it is a defect of the harness.",
     ),
     Explained(

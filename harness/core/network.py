@@ -4,6 +4,7 @@ Servers that the harness starts are always reached directly.
 """
 
 import os
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Iterable
@@ -108,6 +109,10 @@ class Network:
                 f"traffic.tls.ca_file: {self.ca_file} cannot be read as certificates: {error}",
                 next_step="name a PEM file of certificates",
             ) from error
+        if self.ca_file is not None:
+            # Since Python 3.13 the default refuses private authorities without the extensions of
+            # RFC 5280, although they were named to be trusted.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -131,6 +136,46 @@ class Network:
                 )
                 found.append(Concern("tls_unverified", Severity.NOTE, text))
         return found
+
+
+HEAD_START_S: Final = 0.25
+"""How long one address of several is tried before the next (RFC 8305)."""
+_reached: dict[tuple[str, int], str] = {}
+
+
+def addresses(host: str, port: int) -> list[str]:
+    """All addresses of a name, each once, in the resolver's order.
+
+    Raises:
+        OSError: the name cannot be resolved.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def reachable(host: str, port: int, timeout_s: float | None) -> str:
+    """An address of a name that accepts connections; the one of the last call is tried first.
+
+    Raises:
+        OSError: the name cannot be resolved, or no address accepts connections.
+    """
+    known = addresses(host, port)
+    if len(known) == 1:
+        return known[0]
+    last = _reached.get((host, port))
+    known.sort(key=lambda address: address != last)
+    failure: OSError = TimeoutError(f"no address of {host} accepts connections")
+    rest_s = max(HEAD_START_S, (timeout_s or 10.0) / len(known))
+    for limit_s in (HEAD_START_S, rest_s):
+        for address in known:
+            try:
+                socket.create_connection((address, port), timeout=limit_s).close()
+            except OSError as error:
+                failure = error
+            else:
+                _reached[host, port] = address
+                return address
+    raise failure
 
 
 def _header_value(name: str, value: str) -> str:

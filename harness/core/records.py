@@ -1,7 +1,9 @@
 """Types that several packages use: outcomes, boundaries, verdicts, endpoints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Final
 
 CANARY = "canary"
 """Class and replica of requests that measure the load generator's live timing error: recorded, but
@@ -22,6 +24,7 @@ class Outcome(StrEnum):
     TIMEOUT_IDLE = "timeout_idle"  # between chunks
     TIMEOUT_TOTAL = "timeout_total"
     CONNECTION_ERROR = "connection_error"  # refused or reset before a response
+    CLIENT_LIMIT = "client_limit"  # descriptors, ports or memory of the load generator ran out
     TRUNCATED = "truncated"  # the stream ended before the response did
     MALFORMED = "malformed"  # not valid HTTP or not a valid event stream
     CANCELLED = "cancelled"  # planned abandonment by the user
@@ -56,6 +59,35 @@ class Api(StrEnum):
     CHAT = "chat"  # OpenAI chat completions
     COMPLETIONS = "completions"  # OpenAI completions: plain text in, plain text out
     RESPONSES = "responses"  # OpenAI responses
+
+
+@dataclass(frozen=True, slots=True)
+class BodyForm:
+    """Deviations of request bodies that a server requires.
+
+    Attributes:
+        length_key: sent in place of `max_tokens`; None: the API's own.
+        omit: keys to leave out; `outer.inner` for a key inside an object.
+    """
+
+    length_key: str | None = None
+    omit: tuple[str, ...] = ()
+
+    def adapt(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A body in this form."""
+        value = {
+            (self.length_key if key == "max_tokens" and self.length_key else key): item
+            for key, item in body.items()
+            if key not in self.omit
+        }
+        for outer, _, inner in (key.partition(".") for key in self.omit):
+            if inner and isinstance(value.get(outer), dict):
+                value[outer] = {k: item for k, item in value[outer].items() if k != inner}
+        return value
+
+
+AS_IT_IS: Final = BodyForm()
+"""No deviations."""
 
 
 class Purpose(StrEnum):
@@ -197,6 +229,7 @@ class ServerInfo:
         settings: resolved settings worth comparing (max_model_len, dtype, tensor_parallel_size, …).
         log_paths: server log of each replica, relative to the run directory.
         ready_s: time from start to ready, None for `attach`.
+        notes: unusual responses of a server that is ready nevertheless.
     """
 
     kind: str
@@ -206,6 +239,7 @@ class ServerInfo:
     settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     log_paths: tuple[str, ...] = ()
     ready_s: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

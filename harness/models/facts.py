@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from harness.core.cache import expand_user
 from harness.core.errors import PreflightError
 from harness.core.records import ModelFacts
 from harness.models import cache, smollm2, tiny
@@ -169,7 +170,7 @@ def _builtin(model_id: str) -> Path:
 
 def _as_path(model_id: str) -> Path | None:
     """The path that `model_id` means; None for a hub id. `org/name` is a path only if it exists."""
-    path = Path(model_id).expanduser()
+    path = expand_user(model_id)
     hub_id = not model_id.startswith((".", "~", "/")) and model_id.count("/") <= 1
     return None if hub_id and not model_id.endswith("/") and not path.exists() else path
 
@@ -203,7 +204,7 @@ def _hub_snapshot(model_id: str) -> Path | None:
     refs/main, snapshots/).
     """
     env = os.environ.get
-    home = env("HF_HOME") or Path(env("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface")
+    home = env("HF_HOME") or Path(env("XDG_CACHE_HOME") or expand_user("~/.cache"), "huggingface")
     hub = env("HF_HUB_CACHE") or Path(home, "hub")
     root = Path(hub, "models--" + model_id.replace("/", "--"))
     ref = root / "refs" / "main"

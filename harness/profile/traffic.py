@@ -7,9 +7,17 @@ from pydantic import Field
 
 from harness.checked_yaml.fields import Flag, HttpUrlText, Number, Seconds, Strict, Text, Whole
 from harness.core.network import Network
-from harness.core.records import Api, OutputLength
+from harness.core.records import Api, BodyForm, OutputLength
 from harness.profile.stages import Stage
 from harness.profile.workloads import Workload
+
+OmittedKey = Literal[
+    "temperature",
+    "stream_options",
+    "stream_options.continuous_usage_stats",
+    "min_tokens",
+    "ignore_eos",
+]
 
 
 class Timeouts(Strict):
@@ -91,6 +99,14 @@ class Traffic(Strict):
     """
     temperature: Number = Field(default=0.0, ge=0, le=2)
     """Sampling temperature."""
+    length_key: Literal["max_completion_tokens"] | None = None
+    """Key of the output length in place of `max_tokens`, for servers that refuse that one (chat and
+    completions).
+    """
+    omit: tuple[OmittedKey, ...] = ()
+    """Keys to leave out of request bodies, for servers that refuse them. `temperature` then is the
+    server's own; without `stream_options` there may be no token counts.
+    """
     workers: Literal["auto"] | Annotated[Whole, Field(ge=1, le=256)] = "auto"
     """Locust worker processes; `auto`: as many as the client-fidelity certificate requires, one
     without a certificate.
@@ -120,6 +136,11 @@ class Traffic(Strict):
     """
     drain_timeout_s: Seconds = 120.0
     """Longest wait, after the window has closed, for its requests to finish."""
+
+    @property
+    def form(self) -> BodyForm:
+        """Deviations of request bodies that the server requires."""
+        return BodyForm(self.length_key, self.omit)
 
     @property
     def network(self) -> Network:

@@ -35,7 +35,7 @@ from harness.reduce.figures.other_tools import rosetta
 from harness.reduce.figures.run_energy import Flowing, StageEnergy, run_energy
 from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.figures.without_records import unless_counted, unless_recorded
-from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
+from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted, without_mixed
 from harness.reduce.over_time.flows import Flows, flows
 from harness.reduce.read.run import Run, last_evidence, load_run
 from harness.reduce.statistics.intervals import Floats
@@ -91,7 +91,7 @@ def write_summary(path: Path, summary: Summary) -> Path:
 def reduce_fully(path: Path) -> Reduction:
     """As `reduce_run`, with the summary's inputs."""
     run = load_run(path, wanted=wanted)
-    counters = ServerCounters(run.samples) if run.samples is not None else None
+    counters = None if run.samples is None else ServerCounters(*without_mixed(run.samples))
     flow = flows(run)
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
     profile, plan = run.profile, run.manifest.plan

@@ -71,5 +71,8 @@ def result(path: Path, summary: Summary) -> Result:
 
 
 def _short(path: Path) -> str:
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # the working directory was removed
+        return str(path)
     return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

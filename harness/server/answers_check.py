@@ -28,7 +28,7 @@ from harness.artifacts.quality import (
 )
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import Network
-from harness.core.records import Api, Endpoint, ModelFacts, ServerInfo
+from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint, ModelFacts, ServerInfo
 from harness.profile.schema import Profile
 from harness.server.one_request import DIRECT, Reply, client_options, post, reply_of
 
@@ -90,6 +90,7 @@ def ask(
     max_output_tok: int,
     *,
     network: Network = DIRECT,
+    form: BodyForm = AS_IT_IS,
 ) -> Asked:
     """Send every text to one replica, over the first of the routes (in order of preference) that it
     has. Never raises for server or network failures. The server must be ready and idle.
@@ -98,14 +99,19 @@ def ask(
     asked = Asked(routes[0], (), None, "nothing was asked")
     with httpx.Client(base_url=endpoint.base_url, timeout=TIMEOUT_S, **options) as client:
         for route in routes:
-            asked = _ask(client, endpoint, route, api_key, max_output_tok)
+            asked = _ask(client, endpoint, route, api_key, max_output_tok, form)
             if asked.answers or asked.status not in _REFUSED:
                 return asked
     return asked
 
 
 def _ask(
-    client: httpx.Client, endpoint: Endpoint, route: Route, api_key: str | None, max_output_tok: int
+    client: httpx.Client,
+    endpoint: Endpoint,
+    route: Route,
+    api_key: str | None,
+    max_output_tok: int,
+    form: BodyForm,
 ) -> Asked:
     answers: list[Answer] = []
     api = wire(route.api)
@@ -113,8 +119,8 @@ def _ask(
     why: str | None = None
     logprobs = {"logprobs": api.logprobs} if route.logprobs else {}
     for text in TEXTS:
-        request = api.plain_request(endpoint.model, text, max_output_tok, temperature=0) | logprobs
-        body = json.dumps(request).encode()
+        plain = api.plain_request(endpoint.model, text, max_output_tok, temperature=0)
+        body = json.dumps(form.adapt(plain) | logprobs).encode()
         try:
             response, content = post(client, api.path, api, body, api_key)
         except httpx.HTTPError as error:
@@ -201,7 +207,12 @@ class QualityCheck:
         for endpoint in endpoints:
             network = DIRECT if endpoint.pid is not None else self._profile.traffic.network
             self._found[when][endpoint.name] = ask(
-                endpoint, self._routes, api_key, self._settings.max_output_tok, network=network
+                endpoint,
+                self._routes,
+                api_key,
+                self._settings.max_output_tok,
+                network=network,
+                form=self._profile.traffic.form,
             )
         self._write(run_dir)
 

@@ -15,7 +15,7 @@ from harness.artifacts.run_summary import (
     Verdict,
 )
 from harness.core.metric_names import Concept
-from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
+from harness.core.records import Concern, Outcome, OutputLength, Purpose, RunState, Severity, Status
 from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
@@ -60,6 +60,10 @@ LATE_TTFT_S: Final = 0.05
 WARM_TOK: Final = 1000
 """Maximum prompt tokens before the load, beyond those of probes and quality check."""
 
+_COUNTED: Final = {
+    "output_tokens": Concept.GENERATED_TOKENS,
+    "input_tokens": Concept.PROMPT_TOKENS,
+}
 _STATUS: Final[Mapping[Severity, Status]] = {
     Severity.NOTE: Status.VALID,
     Severity.PRELIMINARY: Status.PRELIMINARY,
@@ -126,7 +130,7 @@ def _concerns(evidence: Evidence, *, smoke: bool) -> list[Concern]:
     else:
         found += cut_concerns(run, evidence.windows)
         found += window_concerns(run, headline, figures[headline.name], smoke=smoke)
-    found += _reconciled(run, evidence.reconciliation, smoke=smoke)
+    found += _reconciled(run, evidence.reconciliation, counters, smoke=smoke)
     found += _client(run, evidence.host, headline, smoke=smoke)
     found += client_concerns(run, evidence.client, slos, smoke=smoke)
     checked_tok = 0 if answers is None else answers.input_tok or 0
@@ -170,6 +174,13 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
         out.append(Concern("no_answer", Severity.INVALID, "No request completed.", 0, 1))
     out += failure_concerns(requests, np.ones(n, dtype=bool), smoke=smoke)
     dropped = int(np.sum(requests.dropped))
+    limited = int(np.sum(requests.outcome == Outcome.CLIENT_LIMIT))
+    if limited:
+        text = (
+            f"{limited} of {n - dropped} requests failed at the load generator's own limit of"
+            " descriptors, ports or memory: they are not the server's failures."
+        )
+        out.append(Concern("client_limit", Severity.INVALID, text, limited, 0))
     if dropped:
         text = (
             f"{dropped} of {n} requests were dropped: max_in_flight was reached, or they were"
@@ -192,11 +203,19 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
     return out
 
 
-def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: bool) -> list[Concern]:
+def _reconciled(
+    run: Run,
+    reconciliation: Mapping[str, Agreement],
+    counters: ServerCounters | None,
+    *,
+    smoke: bool,
+) -> list[Concern]:
     out = []
     replicas = run.manifest.endpoints or ()
-    expected = any(replica.metrics_url for replica in replicas) or run.samples is not None
+    scraped = any(replica.metrics_url for replica in replicas) or run.samples is not None
     for key, agreement in reconciliation.items():
+        # Metrics without this counter are as good as none.
+        expected = scraped and not _lacks(counters, _COUNTED[key])
         words = key.replace("_", " ")
         if agreement.ok is False:
             client, server = agreement.client or 0.0, agreement.server or 0.0
@@ -212,6 +231,13 @@ def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: boo
             text = f"{words.capitalize()} could not be reconciled. {agreement.note or ''}".strip()
             out.append(Concern("not_reconciled", severity, text))
     return out
+
+
+def _lacks(counters: ServerCounters | None, concept: Concept) -> bool:
+    """Whether scrapes succeeded and have no such counter."""
+    if counters is None or not any(map(len, counters.samples.scrapes.values())):
+        return False
+    return not counters.exposes(concept)
 
 
 def _client(

@@ -164,6 +164,14 @@ def restarted(at: float, samples: dict[str, float]) -> dict[str, float]:
     }
 
 
+def in_turn(builder: Any) -> None:
+    """Two processes behind one address, the second with other counts."""
+    builder.scrapes[:] = [
+        (at, label, {k: v + 90_000 * (n % 2) * k.endswith("_total") for k, v in samples.items()})
+        for n, (at, label, samples) in enumerate(builder.scrapes)
+    ]
+
+
 def warm(builder: Any) -> None:
     """Counters that began high, so that differences stay as they were."""
     builder.scrapes[:] = [
@@ -344,6 +352,7 @@ CASES = {
     ),
     "scrape_gap": Case("degraded", silent),
     "server_restarted": Case("invalid", scrapes(restarted)),
+    "metrics_mixed": Case("degraded", in_turn),
     "server_warm": Case("degraded", warm),
     "server_ttft_above_client": Case("degraded", server_ttft(1000)),
     # power
@@ -358,6 +367,7 @@ CASES = {
     "power_limit": Case("note", root=boards(power_limit_w=500.0)),
     "foreign_processes": Case("degraded", root=boards(foreign_processes=1)),
     # answers
+    "client_limit": Case("invalid", lose(2, "client_limit")),
     "requests_failed": Case("degraded", lose(6, "http_error")),
     "no_answer": Case("invalid", lambda b: (b.requests.clear(), lose(3, "timeout_total")(b))),
     "no_requests": Case("invalid", lambda b: b.requests.clear()),
@@ -438,6 +448,8 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "scrapes_missed": (0.25, 0.05),
     "scrape_gap": (11, 5),
     "server_restarted": (1, 0),
+    "metrics_mixed": (2, 1),
+    "client_limit": (2, 0),
     "server_warm": (5000, 1000),
     "power_gap": (10, 3),
     "energy_disagrees": (0.375, 0.05),
