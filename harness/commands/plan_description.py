@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.commands.planned_time import PlannedTime, planned_time
 from harness.core.records import ModelFacts
 from harness.core.units import human_duration, human_number
 from harness.models.facts import resolve
@@ -24,6 +25,7 @@ class DescribedPlan:
         rows: one per stage.
         notes: hints for the reader.
         stages: the rows as numbers.
+        time: of a run, phase by phase.
     """
 
     lines: tuple[str, ...]
@@ -32,6 +34,7 @@ class DescribedPlan:
     notes: tuple[str, ...]
     stages: tuple[dict[str, Any], ...]
     plan: RunPlan
+    time: PlannedTime
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -41,13 +44,14 @@ class DescribedPlan:
             "context_limit_tok": self.plan.context_limit_tok,
             "tok_per_word": self.plan.tok_per_word,
             "stages": list(self.stages),
+            "time": self.time.to_dict(),
             "notes": list(self.notes),
         }
 
 
-def describe_plan(profile: Profile) -> DescribedPlan:
+def describe_plan(profile: Profile, *, calibrate: bool = True) -> DescribedPlan:
     """Requests, times and tokens of a run of this profile. Starts nothing, but may build a built-in
-    model.
+    model. `calibrate`: as in `run_profile`.
     """
     facts = resolve(profile.model.id, load_format=profile.model.load_format)
     plan = make_plan(profile, facts)
@@ -104,7 +108,8 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         "longest context",
         "shared prefix",
     )
-    return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan)
+    time = planned_time(profile, plan.stages, calibrate=calibrate)
+    return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan, time)
 
 
 def _kv_notes(
