@@ -74,6 +74,7 @@ test: $(STAMP) system ## all tests but those that need vLLM
 check: $(STAMP) ## lint, types, import rules, generated files, shell and Docker lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python docs/check_style.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m harness.profile.generate --check

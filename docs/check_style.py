@@ -23,7 +23,7 @@ DEFAULT = (
 )
 ENDINGS = {".md", ".py", ".j2", ".yaml", ".yml", ".json", ".ipynb"}
 PROSE = {tokenize.COMMENT, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
-CODE = re.compile(r"`[^`\n]*`|https?://\S+")
+CODE = re.compile(r"`[^`\n]*`|https?://\S+|</?figure\b|\{[^{}\n]*\}|\"not told\"")
 
 
 def patterns() -> list[tuple[re.Pattern[str], str]]:

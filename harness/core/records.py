@@ -43,6 +43,18 @@ class Purpose(StrEnum):
     MEASURE = "measure"
 
 
+class HeadlineRule(StrEnum):
+    """How the load stage is chosen whose metrics head a summary; a stage's name is the other way.
+
+    `best_under_slo`: the highest output throughput among the stages that meet the SLOs.
+    `highest_throughput`: the highest output throughput. `last`: the last stage.
+    """
+
+    BEST_UNDER_SLO = "best_under_slo"
+    HIGHEST_THROUGHPUT = "highest_throughput"
+    LAST = "last"
+
+
 class OutputLength(StrEnum):
     """Whether the server is forced to produce exactly the planned number of tokens."""
 

