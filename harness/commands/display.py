@@ -324,3 +324,13 @@ def print_table(
     out = stream or sys.stdout
     # In a pipe or a file one row is one line, however long, for grep and the like.
     Console(file=out, highlight=False, width=None if out.isatty() else _PIPE_WIDTH).print(table)
+
+
+def print_wide_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; on a terminal that is too narrow, with rows as columns."""
+    from rich.console import Console
+
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    if sys.stdout.isatty() and sum(widths) + len(widths) - 1 > Console().width:
+        columns, *rows = zip(columns, *rows, strict=True)
+    print_table(title, columns, rows)

@@ -119,9 +119,9 @@ def _before(
 ) -> Iterator[PhaseTime]:
     server = profile.server
     if calibrate and profile.calibrate:
-        most_s = QUICK_BUDGET_S if is_quick(stages) else BUDGET_S
-        note = "none with a stored certificate for this load"
-        yield PhaseTime("calibrate", None, "load generator calibration", 0.0, most_s, note)
+        usual_s = QUICK_BUDGET_S if is_quick(stages) else BUDGET_S
+        note = f"about {human_duration(usual_s)}; none with a stored certificate for this load"
+        yield PhaseTime("calibrate", None, "load generator calibration", 0.0, None, note)
     idle_s = profile.idle_s + IDLE_SETTLE_S if profile.idle_s > 0 else None
     needs_power = "only where power can be read"
     if idle_s is not None and server.kind != "attach":

@@ -188,7 +188,7 @@ def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
     names = [line.name for line in chart.lines]
     y_scale = {"zero": True, **({"domain": [0, chart.y_top]} if chart.y_percent else {})}
     stepped = any(line.stepped for line in chart.lines)
-    lines = {
+    lines: dict[str, Any] = {
         "mark": {
             "type": "line",
             "strokeWidth": 1.75,
@@ -205,10 +205,11 @@ def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
         },
     }
     layers.append(lines)
+    axes = {"x": {"field": "x", **x}, "y": lines["encoding"]["y"]}
     if chart.ring is not None:
-        layers.append(_ring(chart.ring))
+        layers.append(_ring(chart.ring, axes))
     if chart.point_names:
-        layers.append(_names(chart, size))
+        layers.append(_names(chart, size, axes))
     return whole(width, height, rows, layers)
 
 
@@ -314,21 +315,22 @@ def _fitting(
     return out
 
 
-def _ring(at: tuple[float, float]) -> dict[str, Any]:
-    axes = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
+def _ring(at: tuple[float, float], axes: Mapping[str, Any]) -> dict[str, Any]:
     mark = {"type": "point", "filled": False, "size": 240, "strokeWidth": 2, "color": SERIES[1]}
-    return {"data": {"values": [{"x": at[0], "y": at[1]}]}, "mark": mark, "encoding": axes}
+    return {"data": {"values": [{"x": at[0], "y": at[1]}]}, "mark": mark, "encoding": dict(axes)}
 
 
-def _names(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
-    """Names of the first line's points, without those that would cover an earlier one."""
-    points = chart.lines[0].points
-    kept = _apart([(x, y or 0.0) for x, y in points], chart.point_names, chart.x_log, size)
-    values = [{"x": x, "y": y, "word": word} for x, y, word in kept]
-    axes: dict[str, Any] = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
+def _names(chart: Chart, size: tuple[int, int], axes: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the first line's points, without those that would cover an earlier one; on the side
+    where the line does not pass.
+    """
+    points = [(x, y or 0.0) for x, y in chart.lines[0].points]
+    kept = _apart(points, chart.point_names, chart.x_log, size)
+    (x0, y0), (x1, y1) = min(points), max(points)
+    side = {"align": "right", "dx": -9} if y1 > y0 and x1 > x0 else {"dx": 9}
     return {
-        "data": {"values": values},
-        "mark": {**_LABEL, "dx": 9, "dy": -5},
+        "data": {"values": [{"x": x, "y": y, "word": word} for x, y, word in kept]},
+        "mark": {**_LABEL, **side, "dy": -5},
         "encoding": {**axes, "text": {"field": "word"}},
     }
 

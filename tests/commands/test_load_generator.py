@@ -114,8 +114,8 @@ def test_an_insufficient_one_is_not_taken() -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("made_unix_s", int(wall_now().timestamp() - HEAVIER_MAX_AGE_S - 60)),
-        ("made_unix_s", int(wall_now().timestamp() + 3600)),
+        pytest.param("made_unix_s", wall_now().timestamp() - HEAVIER_MAX_AGE_S - 60, id="old"),
+        pytest.param("made_unix_s", wall_now().timestamp() + 3600, id="of the future"),
         ("made_unix_s", None),
         ("version", 1),
         ("host", {"cpu": "another"}),

@@ -15,8 +15,8 @@ from harness.core.records import Concern, RunState, Severity
 
 
 class RunRecord:
-    """Written during the whole run; thread-safe. `left_s` returns the run's minimum time left at the
-    start of a phase, if it is known.
+    """Written during the whole run; thread-safe. `left_s` returns the run's minimum time left from
+    the start of a phase, if it is known.
 
     Attributes:
         prepared: what is run.

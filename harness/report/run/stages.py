@@ -1,7 +1,8 @@
 """Load stages of a run: one table for terminal, Markdown and page, and the curves of a sweep."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from harness.artifacts.run_summary import Distribution, StageSummary, Summary
 from harness.core.metrics import METRICS
@@ -15,21 +16,23 @@ from harness.report.run.description import load_columns
 from harness.report.tables import ChartView, Table
 
 _HEADS: Final = {
-    "output_tok_s_per_gpu": "Output (tok/s/GPU)",
-    "output_tok_s": "Output (tok/s)",
-    "requests_per_s": "Requests/s",
+    "output_tok_s_per_gpu": "Output tok/s/GPU",
+    "output_tok_s": "Output tok/s",
+    "requests_per_s": "Req/s",
     "ttft_s.p50": "TTFT p50",
     "ttft_s.p99": "TTFT p99",
     "tpot_s.p50": "TPOT p50",
     "tpot_s.p99": "TPOT p99",
-    "interactivity_tok_s_user": "Interactivity (tok/s/user)",
-    "goodput_rps": "Goodput (req/s)",
-    "slo_met_ratio": "SLO attainment",
+    "interactivity_tok_s_user": "Tok/s per user",
+    "goodput_rps": "Goodput req/s",
+    "slo_met_ratio": "SLOs met",
     "error_ratio": "Error rate",
-    "power_w": "Power (W)",
-    "output_tok_per_j": "Output (tok/J)",
-    "usd_per_mtok": "Cost ($/Mtok)",
+    "power_w": "Power W",
+    "output_tok_per_j": "Output tok/J",
+    "usd_per_mtok": "USD per Mtok",
 }
+MARK: Final = "★"
+"""Marks the headline."""
 _DOUBTS: Final = (Severity.INVALID, Severity.DEGRADED)
 
 
@@ -48,16 +51,20 @@ def stage_table(summary: Summary, load: Sequence[RecordedStage] = ()) -> Table |
     if not lost(summary.verdict.concerns):
         columns["Requests"] = [plain(stage.requests.in_window) for stage in stages]
     columns |= _metrics(stages)
-    columns["Validity"] = [_doubt(stage) for stage in stages]
+    doubts = [_doubt(stage) for stage in stages]
+    if len(set(doubts)) > 1:  # else the verdict is the same
+        columns["Validity"] = doubts
     kept = {
         head: cells for head, cells in columns.items() if any(c not in ("", DASH) for c in cells)
     }
     each = f" of {lengths[0]}" if len(set(lengths)) == 1 and lengths[0] != DASH else ""
+    marked = _position(summary)
+    mark = "" if marked is None else f"; {MARK} headline"
     return Table(
-        f"Load stages, each in its own measurement window{each}",
+        f"Load stages, each in its own measurement window{each}{mark}",
         list(kept),
         list(zip(*kept.values(), strict=True)),
-        marked=_position(summary),
+        marked=marked,
     )
 
 
@@ -66,7 +73,8 @@ def headline_sentence(summary: Summary) -> str:
     chosen = summary.headline
     if chosen is None or len(summary.stages) < 2:
         return ""
-    return f"Headline: stage {chosen.stage} (rule {chosen.rule}). {chosen.reason}".strip()
+    reason = f": {chosen.reason}" if chosen.reason else ""
+    return f"Headline: stage {chosen.stage}, by rule {chosen.rule}{reason}."
 
 
 def curves(summary: Summary) -> dict[str, ChartView | None]:
@@ -76,7 +84,7 @@ def curves(summary: Summary) -> dict[str, ChartView | None]:
 
 def _title(summary: Summary, stage: StageSummary) -> str:
     chosen = summary.headline
-    return f"{stage.name} (headline)" if chosen and chosen.stage == stage.name else stage.name
+    return f"{stage.name} {MARK}" if chosen and chosen.stage == stage.name else stage.name
 
 
 def _position(summary: Summary) -> int | None:
@@ -108,7 +116,7 @@ def _text(key: str) -> Callable[[float | None], str]:
     unit = METRICS[key.partition(".")[0]].unit
     if unit == "s":
         return duration
-    return share if key.endswith("_ratio") else lambda value: plain(value, 4)
+    return share if key.endswith("_ratio") else lambda value: plain(value, 3)
 
 
 def _with_boundary(stages: Sequence[StageSummary], key: str) -> str:
@@ -136,96 +144,111 @@ def _throughput(stages: Sequence[StageSummary]) -> str:
 # --- curves ---
 
 
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """Stages with a throughput (`y`: its metric) and a value to draw it against."""
+
+    stages: Sequence[StageSummary]
+    y: str
+    headline: str | None
+
+    @property
+    def names(self) -> list[str]:
+        return [stage.name for stage in self.stages]
+
+    @property
+    def per_gpu(self) -> str:
+        return " per GPU" if self.y.endswith("per_gpu") else ""
+
+    @property
+    def unit(self) -> str:
+        return "tok/s/GPU" if self.per_gpu else "tok/s"
+
+    def line(self, title: str, x: str) -> Line:
+        found = [(_value(stage, x), _value(stage, self.y)) for stage in self.stages]
+        return Line(title, [(_rounded(x), _rounded(y)) for x, y in found if x and y is not None])
+
+    def chart(self, key: str, caption: str, lines: Sequence[Line], **fields: Any) -> Chart:  # noqa: ANN401 - fields of Chart
+        ring = None
+        if self.headline in self.names:
+            x, y = lines[0].points[self.names.index(self.headline)]
+            ring = x, y or 0.0
+            caption += f" Ring: headline ({self.headline})."
+        return Chart(
+            key,
+            f"Output throughput{self.per_gpu} vs. {caption}",
+            y_title=self.unit,
+            lines=lines,
+            points=True,
+            point_names=self.names,
+            ring=ring,
+            half=True,
+            **fields,
+        )
+
+
+def _sweep(summary: Summary, x: str) -> _Sweep | None:
+    """Stages that have a value for `x` and a throughput; None for fewer than two."""
+    y = _throughput(summary.stages)
+    stages = [s for s in summary.stages if _value(s, x) and _value(s, y) is not None]
+    headline = None if summary.headline is None else summary.headline.stage
+    return _Sweep(stages, y, headline) if len(stages) > 1 else None
+
+
 def _interactivity(summary: Summary) -> ChartView | None:
-    shown = _curve(summary, {"Stages": "interactivity_tok_s_user"})
-    if shown is None:
+    key = "interactivity_tok_s_user"
+    sweep = _sweep(summary, key)
+    if sweep is None:
         return None
-    lines, names, ring, unit, words = shown
-    xs = [x for x, _ in lines[0].points]
-    rows = [
-        [name, plain(x, 3), plain(y, 4)]
-        for name, (x, y) in zip(names, lines[0].points, strict=True)
-    ]
-    chart = Chart(
+    line = sweep.line("Stages", key)
+    xs = [x for x, _ in line.points]
+    chart = sweep.chart(
         "trade",
-        f"{words} vs. interactivity: output tokens per second per user, of the median request."
-        " Up and right is better." + ring[1],
-        "interactivity (tok/s/user)",
-        unit,
-        lines,
-        x_domain=(_least(xs), max(xs) * 1.12),
-        points=True,
-        point_names=names,
-        ring=ring[0],
-        half=True,
+        "interactivity: output tokens per second per user, of the median request. Up and right is"
+        " better.",
+        [line],
+        x_title="interactivity (tok/s/user)",
+        x_domain=(_least(xs), max(xs) * 1.18),  # with room for a name
     )
-    head = ("Stage", "Interactivity (tok/s/user)", unit)
+    named = zip(sweep.names, line.points, strict=True)
+    rows = [[name, plain(x, 3), plain(y, 4)] for name, (x, y) in named]
+    head = ("Stage", "Interactivity (tok/s/user)", sweep.unit)
     return ChartView(chart, Table("Throughput vs. interactivity", head, rows))
 
 
 def _ttft(summary: Summary) -> ChartView | None:
-    shown = _curve(summary, {"TTFT p50": "ttft_s.p50", "TTFT p99": "ttft_s.p99"})
-    if shown is None:
+    sweep = _sweep(summary, "ttft_s.p50")
+    if sweep is None:
         return None
-    lines, names, ring, unit, words = shown
+    found = [sweep.line(f"TTFT {quantile}", f"ttft_s.{quantile}") for quantile in ("p50", "p99")]
+    lines = [line for line in found if line.points]
     xs = [x for line in lines for x, _ in line.points]
-    chart = Chart(
+    room = 1.15 * (max(xs) / min(xs)) ** 0.15  # for names
+    chart = sweep.chart(
         "trade_ttft",
-        f"{words} vs. time to first token (TTFT). Up and left is better." + ring[1],
-        "TTFT (log scale)",
-        unit,
+        "time to first token (TTFT). Up and left is better.",
         lines,
+        x_title="TTFT (log scale)",
         x_log=True,
-        x_domain=(min(xs) / 1.3, max(xs) * 1.6),
-        points=True,
-        point_names=names,
-        ring=ring[0],
-        half=True,
+        x_domain=(min(xs) / room, max(xs) * room),
     )
-    by_key = {stage.name: stage for stage in summary.stages}
     rows = [
         [
-            name,
-            *(duration(_value(by_key[name], f"ttft_s.{q}")) for q in ("p50", "p99")),
-            plain(y, 4),
+            stage.name,
+            duration(_value(stage, "ttft_s.p50")),
+            duration(_value(stage, "ttft_s.p99")),
+            plain(_value(stage, sweep.y), 4),
         ]
-        for name, (_, y) in zip(names, lines[0].points, strict=True)
+        for stage in sweep.stages
     ]
-    return ChartView(chart, Table("Throughput vs. TTFT", ("Stage", "p50", "p99", unit), rows))
+    head = ("Stage", "TTFT p50", "TTFT p99", sweep.unit)
+    return ChartView(chart, Table("Throughput vs. TTFT", head, rows))
 
 
 def _least(xs: Sequence[float]) -> float:
     """Start of the axis of speeds: 0, or higher if all values are close together."""
     low, high = min(xs), max(xs)
     return 0.0 if low < 0.6 * high else low - (high - low) - 0.05 * high
-
-
-_Curve = tuple[list[Line], list[str], tuple[tuple[float, float] | None, str], str, str]
-
-
-def _curve(summary: Summary, against: Mapping[str, str]) -> _Curve | None:
-    """(lines, names of the first line's points, the headline's point with its words, unit, words
-    for y); None with fewer than two points. `against` is title -> metric on x.
-    """
-    y_key = _throughput(summary.stages)
-    first = next(iter(against.values()))
-    stages = [s for s in summary.stages if _value(s, first) and _value(s, y_key) is not None]
-    if len(stages) < 2:
-        return None
-    lines = []
-    for title, key in against.items():
-        known = [(_value(s, key), _value(s, y_key)) for s in stages]
-        points = [(_rounded(x), _rounded(y)) for x, y in known if x and y is not None]
-        if points:
-            lines.append(Line(title, points))
-    names = [stage.name for stage in stages]
-    at, words = None, ""
-    if summary.headline is not None and summary.headline.stage in names:
-        x, y = lines[0].points[names.index(summary.headline.stage)]
-        at, words = (x, y or 0.0), f" Ring: headline ({summary.headline.stage})."
-    per_gpu = y_key.endswith("per_gpu")
-    unit = "tok/s/GPU" if per_gpu else "tok/s"
-    return lines, names, (at, words), unit, f"Output throughput{' per GPU' if per_gpu else ''}"
 
 
 def _rounded(value: float) -> float:
