@@ -220,7 +220,7 @@ def key_value(text: str) -> tuple[str, str]:
 
 def print_result(run: Path, summary: "Summary") -> None:
     """Print verdict, concerns and headline of a run."""
-    from harness.commands.display import print_table
+    from harness.commands.display import print_table, print_wide_table
     from harness.core.records import Severity
     from harness.report.terminal import COLUMNS, result
 
@@ -233,6 +233,12 @@ def print_result(run: Path, summary: "Summary") -> None:
     if doubts:
         print(f"explained by: harness explain {' '.join(dict.fromkeys(doubts))}")
     print()
+    if shown.stages is not None:
+        table = shown.stages
+        print_wide_table(table.caption, table.head, table.rows)
+        print()
+        print(shown.headline)
+        print()
     print_table("", COLUMNS, shown.rows)
     if shown.absent:
         print(shown.absent)

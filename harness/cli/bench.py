@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from harness.cli.base import Json, NoCalibrate, Out, Quiet, add
 from harness.cli.measure import run_once
 from harness.core.errors import ExitCode
 from harness.core.records import Api
+
+if TYPE_CHECKING:
+    from harness.profile.schema import Profile
 
 LOAD, GPUS = "Load", "GPUs"
 """Sections of the help."""
@@ -189,6 +192,7 @@ def bench_command(
         write_bytes(save_profile, text.encode())
     if dry_run:
         print(text, end="")
+        _print_time(profile, calibrate=not no_calibrate)
         return None
 
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
@@ -202,3 +206,13 @@ def bench_command(
             quiet=quiet,
             json_output=json_output,
         )
+
+
+def _print_time(profile: "Profile", *, calibrate: bool) -> None:
+    """Planned time of a run, on stderr: stdout is a profile."""
+    from harness.commands.display import print_table
+    from harness.commands.plan_description import describe_plan
+    from harness.commands.planned_time import COLUMNS
+
+    time = describe_plan(profile, calibrate=calibrate).time
+    print_table("", COLUMNS, time.rows(), sys.stderr, text=(2,))

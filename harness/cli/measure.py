@@ -60,7 +60,7 @@ def run_command(
     """Run a profile: start the server, apply load, report."""
     loaded = read_profile(profile, overrides)
     if dry_run:
-        _print_plan(loaded, json_output=json_output)
+        _print_plan(loaded, json_output=json_output, calibrate=not no_calibrate)
         return None
     if (loaded.repeats if repeats is None else repeats) > 1:
         from harness.commands.repeat import load_variants, start_series
@@ -119,17 +119,20 @@ def plan_command(
     _print_plan(read_profile(profile, overrides), json_output=json_output)
 
 
-def _print_plan(profile: "Profile", *, json_output: bool) -> None:
+def _print_plan(profile: "Profile", *, json_output: bool, calibrate: bool = True) -> None:
     from harness.commands.display import print_table
     from harness.commands.plan_description import describe_plan
+    from harness.commands.planned_time import COLUMNS
 
-    described = describe_plan(profile)
+    described = describe_plan(profile, calibrate=calibrate)
     if json_output:
         dump(described.to_dict())
         return
     for line in described.lines:
         print(line)
     print_table("", described.columns, described.rows)
+    print()
+    print_table("", COLUMNS, described.time.rows(), text=(2,))
     for note in described.notes:
         print(f"note: {note}")
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.commands.planned_time import PlannedTime, planned_time
 from harness.core.records import ModelFacts
 from harness.core.units import human_duration, human_number
 from harness.models.facts import facts_of
@@ -25,6 +26,7 @@ class DescribedPlan:
         rows: one per stage.
         notes: hints for the reader.
         stages: the rows as numbers.
+        time: of a run, phase by phase.
     """
 
     lines: tuple[str, ...]
@@ -34,6 +36,7 @@ class DescribedPlan:
     stages: tuple[dict[str, Any], ...]
     plan: RunPlan
     model: str
+    time: PlannedTime
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -45,13 +48,15 @@ class DescribedPlan:
             "model": self.model or None,
             "api": self.plan.settings.api,
             "stages": list(self.stages),
+            "time": self.time.to_dict(),
             "notes": list(self.notes),
         }
 
 
-def describe_plan(profile: Profile) -> DescribedPlan:
+def describe_plan(profile: Profile, *, calibrate: bool = True) -> DescribedPlan:
     """Requests, times and tokens of a run of this profile. Starts nothing, but may build a built-in
-    model, and asks an attached server for what the profile leaves open.
+    model, and asks an attached server for what the profile leaves open. `calibrate`: as in
+    `run_profile`.
     """
     completed = complete_or_assume(profile)
     profile = completed.profile
@@ -110,7 +115,8 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         "longest context",
         "shared prefix",
     )
-    return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan, profile.model_id)
+    time = planned_time(profile, plan.stages, calibrate=calibrate)
+    return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan, profile.model_id, time)
 
 
 def _kv_notes(

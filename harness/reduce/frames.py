@@ -139,7 +139,7 @@ def records(run_dir: RunDir, manifest: RecordedRun) -> Records:
 
 
 def _requests(frame: pd.DataFrame, columns: Requests) -> pd.DataFrame:
-    """The recorded columns, and what follows from them by the definitions of docs/reference/metrics.md."""
+    """The recorded columns and those derived from them (docs/reference/metrics.md)."""
     frame = frame.rename(columns={"intended_s": "scheduled_s"})
     scheduled, end = frame["scheduled_s"], frame["last_token_s"].fillna(frame["done_s"])
     derived: dict[str, Any] = {
