@@ -86,8 +86,8 @@ def pages(work: Path) -> Sequence[Picture]:
     fixed = ("--years", 1, "--as-of", "2026-11-30", "--out", work / "fleet")
     harness("fleet", work / "golden" / "energy", "--site", site, *fixed)
     return (
-        Picture("report", report),
-        Picture("report-dark", report, theme="dark"),
+        Picture("report", report, height=1180),
+        Picture("report-dark", report, height=1180, theme="dark"),
         Picture("report-narrow", report, width=390, height=1400),
         Picture("comparison", work / "compare" / "comparison.html", height=1000),
         Picture("fleet", work / "fleet" / "fleet.html"),

@@ -2,16 +2,14 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from harness.api import sse
-from harness.api.errors import ERROR_CHARS, error_of
-from harness.api.parts import AnswerParts, ContentPart, Role, Tool
-from harness.core.records import Api
-
-Json = Mapping[str, Any]
+from harness.api.parts import ContentPart, Role, Tool
+from harness.api.reader import AnswerReader, Json, Usage
+from harness.core.records import AS_IT_IS, Api, BodyForm
 
 SALT: Final = b"\x00"
 """Placeholder for a session's salt in a head that sessions share; never occurs in JSON text."""
@@ -30,6 +28,7 @@ class RequestSettings:
             are known only at run time.
         thinking: how reasoning is requested: `off`, `budget`, `adaptive` or `effort`.
         effort: for `adaptive` and `effort`; None: the server's default.
+        form: deviations that the server requires.
     """
 
     api: str
@@ -39,23 +38,7 @@ class RequestSettings:
     live: bool = False
     thinking: str = "off"
     effort: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as counted by the server; None: unknown.
-
-    Attributes:
-        input_tok: the whole prompt, including cached tokens.
-        cache_read_tok: of these, read from the prefix cache.
-        cache_write_tok: of these, written to it.
-        output_tok: generated tokens.
-    """
-
-    input_tok: int | None = None
-    cache_read_tok: int | None = None
-    cache_write_tok: int | None = None
-    output_tok: int | None = None
+    form: BodyForm = AS_IT_IS
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,112 +48,6 @@ class PlainAnswer:
     text: str
     tokens: Sequence[str] = ()
     logprobs: Sequence[float] = ()
-
-
-def string(value: Any) -> str:  # noqa: ANN401 - any JSON value
-    """The value; TypeError if it is not a string."""
-    if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__}, not a string")
-    return value
-
-
-def count(value: Any) -> int | None:  # noqa: ANN401 - any JSON value
-    """A count of tokens; None for any other value."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
-
-
-class AnswerReader(ABC):
-    """Reads one response, event by event: content, usage, end, errors.
-
-    Attributes:
-        parts: collects the parts of the response; None: not needed.
-        ended: the end marker was seen.
-        error: an error that came with status 200.
-        malformed: why this is not a response of this API.
-        stop_reason: in the API's terms.
-        kinds: kinds of content, in order of first appearance.
-        usage: fields of the server's usage, the last value of each.
-        completion_tok: tokens so far, if the last event has them.
-        disagreement: counts that contradict each other.
-    """
-
-    end_marker: ClassVar[str]
-
-    def __init__(self, parts: AnswerParts | None = None) -> None:
-        self.parts = parts
-        self.ended = False
-        self.error: str | None = None
-        self.malformed: str | None = None
-        self.stop_reason: str | None = None
-        self.kinds: list[str] = []
-        self.usage: dict[str, Any] = {}
-        self.completion_tok: int | None = None
-        self.disagreement: str | None = None
-
-    @abstractmethod
-    def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
-        """Take an event's name and data; returns kind and content, if it has content.
-
-        Raises:
-            AttributeError, TypeError, KeyError, IndexError: not in the API's form.
-        """
-
-    @abstractmethod
-    def tokens(self) -> Usage:
-        """Usage so far."""
-
-    def fields(self, event: bytes) -> tuple[str | None, bytes | None]:
-        """Name and data of an event; data is None if there is nothing to read."""
-        return sse.fields(event)
-
-    def read(self, event: bytes) -> tuple[str, str] | None:
-        """Take one event of a stream; its kind and content, if it has content. Never raises."""
-        self.completion_tok = None
-        name, data = self.fields(event)
-        if data is None:
-            return None
-        ended = self.ended
-        found = self._read(name, data)
-        if found is not None and ended:
-            self._doubt(f"content after {self.end_marker}")
-            return None
-        return found
-
-    def read_whole(self, body: bytes) -> None:
-        self._read(None, body)
-
-    def count_again(self, event: bytes) -> None:
-        """Take only an event's usage: of the last event, when every event has usage and no final
-        usage followed.
-        """
-        usage = json.loads(self.fields(event)[1] or b"{}").get("usage")
-        self.merge(usage if isinstance(usage, dict) else {})
-
-    def merge(self, usage: Json) -> None:
-        """Usage is cumulative: later values replace earlier ones."""
-        self.usage |= {key: value for key, value in usage.items() if value is not None}
-
-    def fail(self, value: Json) -> None:
-        self.error = error_of(value) or json.dumps(value)[:ERROR_CHARS]
-
-    def _doubt(self, why: str) -> None:
-        self.malformed = self.malformed or why
-
-    def _read(self, name: str | None, data: bytes) -> tuple[str, str] | None:
-        try:
-            value = json.loads(data)
-        except (ValueError, RecursionError):
-            self._doubt(f"event data is not JSON: {data[:80]!r}")
-            return None
-        if not isinstance(value, dict):
-            self._doubt(f"event data is not a JSON object: {data[:80]!r}")
-            return None
-        try:
-            found = self.take(name, value)
-        except (AttributeError, TypeError, KeyError, IndexError) as error:
-            self._doubt(f"event with an unexpected form ({error}): {data[:80]!r}")
-            return None
-        return found if found is not None and found[1] else None
 
 
 class BadRequestError(ValueError):
@@ -376,7 +253,7 @@ class WireApi(ABC):
     def plain_prompt(self, text: str) -> dict[str, Any]:
         return {"messages": [{"role": "user", "content": text}]}
 
-    def events(self, body: bytes, *, whole: bool) -> Sequence[tuple[bytes, int]]:
+    def events(self, body: bytes, *, whole: bool) -> list[tuple[bytes, int]]:
         """Events of a stream that has ended, with the end offset of each; `whole`: the HTTP message
         is complete.
         """

@@ -9,18 +9,16 @@ from harness.api.base import (
     Ask,
     BadRequestError,
     Finish,
-    Json,
     Piece,
     PlainAnswer,
     RequestSettings,
     Text,
     ToolCall,
-    Usage,
     WireApi,
     compact,
-    string,
 )
 from harness.api.parts import ContentPart, PartKind, Role, Tool
+from harness.api.reader import Json, Usage, items, string
 from harness.core.records import Api
 
 
@@ -42,25 +40,31 @@ def _call(part: ContentPart) -> str:
 
 
 class Reader(openai.ChunkReader):
-    def contents(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
-        delta = choice.get("delta") or {}
-        # A server that sends reasoning under both names is counted once.
-        thought = delta.get("reasoning_content") or delta.get("reasoning") or ""
-        out = [("thinking", string(thought)), ("text", string(delta.get("content") or ""))]
-        calls = [(call, call.get("function") or {}) for call in delta.get("tool_calls") or ()]
-        if self.parts is not None:
-            for kind, content in out:
-                self.parts.add_text(kind, content)
-        for call, function in calls:
-            name = string(function.get("name") or "")
-            arguments = string(function.get("arguments") or "")
-            out.append(("tool_use", name + arguments))
-            if self.parts is not None:
-                if name:
-                    ident = string(call.get("id") or "")
-                    self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
-                self.parts.add_text(PartKind.TOOL_USE, arguments)
+    api = Api.CHAT
+
+    def said(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
+        delta = choice.get("delta") or choice.get("message") or choice
+        # A server that sends reasoning under several names is counted once.
+        names = ("reasoning_content", "reasoning", "reasoning_details")
+        thought = next((delta[name] for name in names if delta.get(name)), "")
+        text = delta.get("content") or delta.get("refusal") or choice.get("text")
+        out = [*self.contents(thought, "thinking"), *self.contents(text, "text")]
+        for kind, content in out:
+            self.add(kind, content)
+        calls = items(delta.get("tool_calls"))
+        out += [self._call(call, call.get("function") or {}) for call in calls]
+        if delta.get("function_call"):
+            out.append(self._call({}, delta["function_call"]))
         return out
+
+    def _call(self, call: dict[str, Any], function: dict[str, Any]) -> tuple[str, str]:
+        name = string(function.get("name") or "")
+        arguments = self.json_text(function.get("arguments"))
+        if self.parts is not None and name:
+            ident = string(call.get("id") or "")
+            self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
+        self.add(PartKind.TOOL_USE, arguments)
+        return "tool_use", name + arguments
 
 
 class Writer(openai.ChunkWriter):

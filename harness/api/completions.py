@@ -15,17 +15,15 @@ from harness.api.base import (
     Ask,
     BadRequestError,
     Finish,
-    Json,
     Piece,
     PlainAnswer,
     RequestSettings,
     Text,
-    Usage,
     WireApi,
     compact,
-    string,
 )
 from harness.api.parts import ContentPart, PartKind, Role, Tool
+from harness.api.reader import Json, Usage
 from harness.core.records import Api
 
 CUE: Final = rb"\n\nAssistant:"
@@ -53,11 +51,12 @@ def _said(role: Role, part: ContentPart) -> bytes:
 
 
 class Reader(openai.ChunkReader):
-    def contents(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
-        text = string(choice.get("text") or "")
-        if self.parts is not None:
-            self.parts.add_text(PartKind.TEXT, text)
-        return [("text", text)]
+    api = Api.COMPLETIONS
+
+    def said(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
+        delta = choice.get("delta") or choice.get("message") or choice
+        content = self.contents(choice.get("text") or delta.get("content"), "text")
+        return [self.add(kind, text) for kind, text in content]
 
 
 class Writer(openai.ChunkWriter):

@@ -55,6 +55,7 @@ def learn(api: Api, event: bytes, kind: str, content: str) -> Shape | None:
         len(found) != 1
         or json.loads(b'"' + found[0][1] + b'"') != content
         or _FINISHED.search(event)
+        or b"content_block_start" in event  # begins a part, with its first content
     ):
         return None
     start, end = found[0].span(1)
@@ -82,7 +83,7 @@ def _generalize(piece: bytes) -> tuple[bytes, int]:
         out.append(re.escape(piece[at : match.start()]))
         text = match[0]
         if text.startswith(b'"completion_tokens"'):
-            out.append(re.escape(text.rstrip(b"0123456789")) + rb"(\d+)")
+            out.append(re.escape(text.rstrip(b"0123456789")) + rb"(\d{1,15})")
             groups += 1
         elif text.startswith(b'"'):
             out.append(re.escape(text[: text.index(b":") + 1]) + rb'\s*"[^"\\]*"')

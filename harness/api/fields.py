@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from harness.api.base import Ask, BadRequestError, Json
+from harness.api.base import Ask, BadRequestError
+from harness.api.reader import Json
 
 _NEUTRAL: Final[dict[str, tuple[object, ...]]] = {
     **dict.fromkeys(("top_p", "n", "best_of"), (None, 1)),

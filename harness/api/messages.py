@@ -7,23 +7,19 @@ from typing import Any, Final
 
 from harness.api import fields, openai
 from harness.api.base import (
-    AnswerReader,
     AnswerWriter,
     Ask,
     BadRequestError,
     Finish,
-    Json,
     Piece,
     PlainAnswer,
     RequestSettings,
     Text,
-    Usage,
     WireApi,
     compact,
-    count,
-    string,
 )
 from harness.api.parts import AnswerParts, ContentPart, PartKind, Role, Tool
+from harness.api.reader import AnswerReader, Json, Usage, count, items, mapping, string
 from harness.core.records import Api
 
 ANTHROPIC_VERSION: Final = "2023-06-01"
@@ -33,6 +29,7 @@ LEAST_BUDGET_TOK: Final = 1024
 0.32).
 """
 
+_CACHED: Final = frozenset({"cache_read_input_tokens", "cache_creation_input_tokens"})
 _BREAKPOINT: Final = b',"cache_control":{"type":"ephemeral"}'
 
 
@@ -55,6 +52,7 @@ def _block(part: ContentPart) -> bytes:
 
 
 class Reader(AnswerReader):
+    api = Api.MESSAGES
     end_marker = "message_stop"
 
     def __init__(self, parts: AnswerParts | None = None) -> None:
@@ -62,68 +60,75 @@ class Reader(AnswerReader):
         self._prompt_at_start: int | None = None
         self._output_tok: int | None = None
 
+    def belongs(self, name: str | None, value: dict[str, Any]) -> bool:
+        return isinstance(value.get("type", name), str)
+
     def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
         match value.get("type", name):
             case "content_block_delta":
                 return self._delta(value["delta"])
             case "content_block_start":
-                self._begin(value.get("content_block") or {})
+                return self._begin(mapping(value.get("content_block")))
             case "message_start":
-                usage = value["message"].get("usage") or {}
+                usage = mapping(value["message"].get("usage"))
                 self.merge(usage)
                 parts = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
                 self._prompt_at_start = sum(count(usage.get(part)) or 0 for part in parts)
             case "message_delta":
-                self._closing(value, value.get("delta") or {})
+                self._closing(value.get("usage"), mapping(value.get("delta")))
             case "message":  # a response that is not a stream
-                self._closing(value, value)
+                self._closing(value.get("usage"), value)
+                found = [self._begin(block) for block in items(value.get("content"))]
+                return next((one for one in found if one is not None and one[1]), None)
             case "message_stop":
                 self.ended = True
-            case "error":
-                self.fail(value)
             case _:  # ping, block stops, and future types, which clients must ignore
                 pass
         return None
 
-    def _closing(self, value: Json, delta: Json) -> None:
-        usage = value.get("usage") or {}
+    def _closing(self, usage: Any, delta: Json) -> None:  # noqa: ANN401 - any JSON value
+        counted = mapping(usage)
+        prompt = count(counted.get("input_tokens"))
+        if prompt and prompt == self._prompt_at_start and not _CACHED & counted.keys():
+            # The whole prompt again: at the start its cached part was separate.
+            usage = {key: value for key, value in counted.items() if key != "input_tokens"}
         self.merge(usage)
         # The count in message_start does not cover the output; the one at the end does.
-        if usage.get("output_tokens") is not None:
-            self._output_tok = count(usage["output_tokens"])
-        self.stop_reason = delta.get("stop_reason") or self.stop_reason
+        if (tok := count(counted.get("output_tokens"))) is not None:
+            self._output_tok = tok or self._output_tok or 0
+            self.usage_last = True
+        self.stop(delta.get("stop_reason"))
 
     def _delta(self, delta: dict[str, Any]) -> tuple[str, str] | None:
         match delta.get("type"):
-            case "text_delta":
-                found = "text", string(delta["text"])
-            case "thinking_delta":
-                found = "thinking", string(delta["thinking"])
+            case "text_delta" | "text":
+                return self.joined(delta["text"], "text")
+            case "thinking_delta" | "thinking":
+                return self.joined(delta["thinking"], "thinking")
             case "input_json_delta":
-                found = "tool_use", string(delta["partial_json"])
+                return self.add("tool_use", self.json_text(delta["partial_json"]))
             case "signature_delta" if self.parts is not None:
                 self.parts.sign(string(delta["signature"]))
-                return None
             case _:  # signatures and citations are not output tokens
-                return None
-        if self.parts is not None:
-            self.parts.add_text(*found)
-        return found
-
-    def _begin(self, block: dict[str, Any]) -> None:
-        if self.parts is None:
-            return
-        match block.get("type"):
-            case "tool_use":
-                ident, name = string(block.get("id") or ""), string(block.get("name") or "")
-                self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
-            case "redacted_thinking":
-                self.parts.begin(PartKind.REDACTED_THINKING)
-                self.parts.add_text(PartKind.REDACTED_THINKING, string(block.get("data") or ""))
-            case "thinking" | "text" as kind:
-                self.parts.begin(PartKind(kind))
-            case _:  # blocks of other kinds are not sent again
                 pass
+        return None
+
+    def _begin(self, block: dict[str, Any]) -> tuple[str, str] | None:
+        """Start of a block; some servers send its content with it."""
+        kind, parts = block.get("type"), self.parts
+        if kind == "tool_use":
+            if parts is not None:
+                ident, name = string(block.get("id") or ""), string(block.get("name") or "")
+                parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
+            return self.add(kind, self.json_text(block["input"])) if block.get("input") else None
+        if kind == "redacted_thinking" and parts is not None:
+            parts.begin(PartKind.REDACTED_THINKING)
+            parts.add_text(PartKind.REDACTED_THINKING, string(block.get("data") or ""))
+        if kind not in ("thinking", "text"):  # blocks of other kinds are not sent again
+            return None
+        if parts is not None:
+            parts.begin(PartKind(kind))
+        return self.joined(block.get(kind) or "", kind)
 
     def tokens(self) -> Usage:
         read = count(self.usage.get("cache_read_input_tokens"))

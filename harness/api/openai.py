@@ -7,19 +7,16 @@ from typing import Any, ClassVar, Final
 
 from harness.api import fields
 from harness.api.base import (
-    AnswerReader,
     AnswerWriter,
     Ask,
     BadRequestError,
     Finish,
-    Json,
     RequestSettings,
-    Usage,
     compact,
-    count,
     error_body,
 )
 from harness.api.parts import Tool
+from harness.api.reader import AnswerReader, Json, Usage, count, items, mapping
 
 TOOL_PARAMETERS: Final = {
     "type": "object",
@@ -62,25 +59,29 @@ class ChunkReader(AnswerReader):
 
     end_marker: ClassVar[str] = "[DONE]"
 
-    def _read(self, name: str | None, data: bytes) -> tuple[str, str] | None:
-        if data.strip() == b"[DONE]":
-            self.ended = True
-            return None
-        return super()._read(name, data)
+    def _marked(self) -> None:
+        self.ended = True
+
+    def belongs(self, name: str | None, value: dict[str, Any]) -> bool:
+        return "choices" in value or "usage" in value
 
     def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
-        if value.get("error") is not None or name == "error":
-            self.fail(value)
-            return None
         usage = value.get("usage")
-        if usage is not None:
-            self.merge(usage)
-            if (tok := count(usage.get("completion_tokens"))) is not None:
-                self.completion_tok = tok
+        self.merge(usage)
+        self.completion_tok = count(mapping(usage).get("completion_tokens"))
+        found = self._content(value)
+        self.usage_last = usage is not None and found is None
+        return found
+
+    def _content(self, value: dict[str, Any]) -> tuple[str, str] | None:
         found: tuple[str, str] | None = None
-        for choice in value.get("choices") or ():
-            self.stop_reason = choice.get("finish_reason") or self.stop_reason
-            for kind, content in self.contents(choice):
+        choices = value.get("choices")
+        for one in choices if isinstance(choices, list) else items(choices):
+            choice = {"text": one} if isinstance(one, str) else one
+            if choice.get("error"):
+                self.fail(choice)
+            self.stop(choice.get("finish_reason"))
+            for kind, content in self.said(choice):
                 if content and found is None:
                     found = kind, content
                 elif content and found is not None:
@@ -89,7 +90,7 @@ class ChunkReader(AnswerReader):
                         self.kinds += [kind] if found[0] in self.kinds else [found[0], kind]
         return found
 
-    def contents(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
+    def said(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
         """Kinds and contents of one choice; also adds them to `parts`."""
         raise NotImplementedError
 

@@ -9,23 +9,20 @@ from typing import Any, Final
 
 from harness.api import fields, openai
 from harness.api.base import (
-    AnswerReader,
     AnswerWriter,
     Ask,
     BadRequestError,
     Finish,
-    Json,
     Piece,
     PlainAnswer,
     RequestSettings,
     Text,
-    Usage,
     WireApi,
     compact,
-    string,
 )
 from harness.api.errors import error_of
 from harness.api.parts import ContentPart, PartKind, Role, Tool
+from harness.api.reader import AnswerReader, Json, Usage, items, mapping, string
 from harness.core.records import Api
 
 _LEAST_TOK: Final = 16
@@ -42,6 +39,7 @@ _DELTAS: Final = {
     "response.code_interpreter_call_code.delta": "tool_use",
 }
 """Events whose `delta` is text by the model, and its kind."""
+_FAILED: Final = frozenset({"failed", "cancelled", "canceled"})
 
 
 def _item(role: Role, part: ContentPart) -> bytes:
@@ -62,45 +60,64 @@ def _item(role: Role, part: ContentPart) -> bytes:
 
 
 class Reader(AnswerReader):
+    api = Api.RESPONSES
     end_marker = "response.completed"
+    _streamed = False
 
-    def _read(self, name: str | None, data: bytes) -> tuple[str, str] | None:
-        # The stream ends with its last event; some servers send this too.
-        return None if data.strip() == b"[DONE]" else super()._read(name, data)
+    def belongs(self, name: str | None, value: dict[str, Any]) -> bool:
+        typed = isinstance(value.get("type", name), str)
+        return typed or value.get("object") == "response" or "output" in value
 
     def take(self, name: str | None, value: dict[str, Any]) -> tuple[str, str] | None:
         event = str(value.get("type", name))
         if (kind := _DELTAS.get(event)) is not None:
-            delta = string(value["delta"])
-            if self.parts is not None:
-                self.parts.add_text(kind, delta)
-            return kind, delta
+            delta, self._streamed = value["delta"], True
+            if kind == "tool_use":
+                return self.add(kind, self.json_text(delta))
+            return self.joined(delta, kind)
         match event:
             case "response.output_item.added" if self.parts is not None:
                 item = value["item"]
                 if item.get("type") == "function_call":
                     ident, name = string(item.get("call_id") or ""), string(item.get("name") or "")
                     self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
-            case "response.completed" | "response.incomplete":
+            case "response.completed" | "response.incomplete" | "response.done":
+                return self._closing(value["response"], event.removeprefix("response."))
+            case "response.failed" | "response.cancelled" | "response.canceled":
                 self._closing(value["response"], event.removeprefix("response."))
-            case "response.failed":
-                self.merge(value["response"].get("usage") or {})
-                reason = error_of(value["response"])
-                self.error = reason or "response.failed without a reason"
-            case _ if event == "error" or value.get("error") is not None:
+                self.error = self.error or f"{event} without a reason"
+            case "response.error":
                 self.fail(value)
-            case _ if value.get("object") == "response":  # not a stream
-                self._closing(value, None)
+            case _ if value.get("object") == "response" or "output" in value:  # not a stream
+                return self._closing(value, None)
             case _:  # starts and ends of items and parts repeat the deltas
                 pass
         return None
 
-    def _closing(self, response: Json, event: str | None) -> None:
+    def _closing(self, response: Json, event: str | None) -> tuple[str, str] | None:
         # vLLM sends `completed` for a truncated response too; the status inside is right.
-        self.merge(response.get("usage") or {})
-        why = (response.get("incomplete_details") or {}).get("reason")
-        self.stop_reason = why or response.get("status") or event
+        self.merge(response.get("usage"))
+        self.usage_last = "usage" in response
+        status = response.get("status")
+        why = mapping(response.get("incomplete_details")).get("reason")
+        if status in _FAILED or response.get("error"):
+            self.error = self.error or error_of(response) or f"status {status!r}, reason: {why}"
+        self.stop(why or status or event)
         self.ended = True
+        # Of a stream, the response repeats the deltas, unless there were none.
+        return None if self.kinds or self._streamed else self._output(response)
+
+    def _output(self, response: Json) -> tuple[str, str] | None:
+        """The first content of a response's items."""
+        for item in items(response.get("output")):
+            if item.get("type") == "function_call":
+                return self.add("tool_use", self.json_text(item.get("arguments")))
+            kind = "thinking" if item.get("type") == "reasoning" else "text"
+            parts = [part.get("text") or part.get("refusal") for part in items(item.get("content"))]
+            found = self.joined(parts, kind) if any(parts) else (kind, "")
+            if found[1]:
+                return found
+        return None
 
     def tokens(self) -> Usage:
         return openai.usage_of(self.usage, "input_tokens", "output_tokens")

@@ -16,7 +16,8 @@ from harness.core.errors import ArtifactError
 from harness.core.records import Concern, RunState
 
 _SECRET_KEY = re.compile(r"(api[-_]?key|token|secret|password|authorization)$", re.IGNORECASE)
-_KEPT_KEYS = frozenset({"api_key_env", "api_key_file"})  # places, not secrets
+_PLACES = frozenset({"api_key_env", "api_key_file"})
+_VARIABLE = re.compile(r"env:\w+")
 
 
 def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
@@ -32,13 +33,18 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     return value
 
 
+def _is_place(key: str, value: str) -> bool:
+    """Whether a value under a secret-looking key is the place of a secret."""
+    return key in _PLACES or _VARIABLE.fullmatch(value) is not None
+
+
 def redacted(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     """The same JSON value with strings under secret-looking keys replaced."""
     if isinstance(value, dict):
         return {
             key: (
                 "<redacted>"
-                if isinstance(item, str) and _SECRET_KEY.search(key) and key not in _KEPT_KEYS
+                if isinstance(item, str) and _SECRET_KEY.search(key) and not _is_place(key, item)
                 else redacted(item)
             )
             for key, item in value.items()

@@ -24,7 +24,11 @@ class HarnessVersion:
 
 @dataclass(frozen=True, slots=True)
 class PlanRecord:
-    """The plan and its totals, which are None if the load is bounded by time only."""
+    """The plan and its totals, which are None if the load is bounded by time only.
+
+    Attributes:
+        choices: how model and API were chosen, if the profile left them open.
+    """
 
     context_scale: float | None = None
     context_scale_reason: str | None = None
@@ -33,6 +37,7 @@ class PlanRecord:
     tok_per_word_source: str | None = None
     output_length: str | None = None
     assistant: str | None = None
+    choices: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     planned_sessions: int | None = None
     planned_requests: int | None = None

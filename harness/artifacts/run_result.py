@@ -13,7 +13,7 @@ from typing import Final
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
 from harness.artifacts.recorded_run import RecordedRun
-from harness.artifacts.run_summary import Figure, Summary, read_summary
+from harness.artifacts.run_summary import Figure, StageSummary, Summary, read_summary
 from harness.core.records import Basis, Boundary, Concern, Gpu, ModelFacts, ServerInfo, Status
 from harness.profile.recorded import RecordedProfile
 
@@ -107,6 +107,13 @@ class RunResult:
         return {k: v for k, v in asdict(self.summary.slos).items() if v is not None}
 
     @property
+    def headline_stage(self) -> str | None:
+        """Name of the stage that heads the summary; None if unknown."""
+        if self.summary.headline is not None:
+            return self.summary.headline.stage
+        return next((one.window for one in self.summary.metrics.values() if one.window), None)
+
+    @property
     def window_s(self) -> float | None:
         return self.summary.window.duration_s
 
@@ -137,8 +144,8 @@ def load_result(path: Path) -> RunResult:
     return RunResult(path, read_manifest(run_dir), read_summary(run_dir.summary, lenient=True))
 
 
-def figure_of(summary: Summary, key: str) -> Figure:
-    """One metric of a summary, without impossible numbers; an absent one has a note."""
+def figure_of(summary: Summary | StageSummary, key: str) -> Figure:
+    """One metric of a summary or stage, without impossible numbers; an absent one has a note."""
     found = summary.metrics.get(key)
     if found is None:
         return _absent(f"the summary has no {key}")
@@ -158,8 +165,8 @@ def _absent(note: str, unit: str = "") -> Figure:
     return Figure(None, unit, basis=Basis.ABSENT, note=note)
 
 
-def statistic_of(summary: Summary, key: str, statistic: str) -> Figure:
-    """One statistic (s) of a distribution of a summary; an absent one has a note."""
+def statistic_of(summary: Summary | StageSummary, key: str, statistic: str) -> Figure:
+    """One statistic (s) of a distribution of a summary or stage; an absent one has a note."""
     found = summary.latency.get(key)
     if found is None:
         return _absent(f"the summary has no {key}")

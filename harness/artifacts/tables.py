@@ -35,6 +35,7 @@ REQUESTS = pa.schema(
         pa.field("retry_after_s", pa.float64()),
         pa.field("error", pa.string()),
         pa.field("stop_reason", pa.string()),
+        pa.field("notes", pa.string()),  # values of core.records.Note, separated by spaces
         # text | thinking | tool_use, in order of appearance
         pa.field("content_kinds", pa.list_(pa.string())),
         pa.field("target_input_tok", pa.int64()),  # planned, whole prompt

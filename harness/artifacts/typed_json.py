@@ -38,6 +38,13 @@ def _adapter(kind: Any) -> "TypeAdapter[Any]":  # noqa: ANN401 - any type
     return _ADAPTERS[kind]
 
 
+def json_of(kind: Any) -> Any:  # noqa: ANN401 - any type
+    """Annotation of a JSON value that `to_json` made of a `kind`, for schemas."""
+    from pydantic import GetPydanticSchema
+
+    return GetPydanticSchema(lambda _source, handler: handler(kind))
+
+
 def to_json(value: Any) -> Any:  # noqa: ANN401 - any dataclass, any JSON value
     """A dataclass as a JSON value; NaN stays NaN, which `write_json` refuses."""
     return _adapter(type(value)).dump_python(value, mode="json", by_alias=True)

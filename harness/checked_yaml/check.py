@@ -60,11 +60,22 @@ class _Findings:
             try:
                 return adapter.validate_python(self._data)
             except ValidationError as error:
-                details = error.errors(include_url=False)
+                details = self._deepest(error.errors(include_url=False))
                 repaired = [self._take(detail) for detail in details]
                 if not any(repaired) and not self._drop_above(details):
                     return None
         return None
+
+    def _deepest(self, details: list[ErrorDetails]) -> list[ErrorDetails]:
+        """Without errors of a value's other forms: what is wrong inside a list is not that it is
+        no word.
+        """
+        paths = [shape.yaml_path(detail["loc"], self._root)[0] for detail in details]
+        return [
+            detail
+            for detail, path in zip(details, paths, strict=True)
+            if not any(len(other) > len(path) and _related(path, other) for other in paths)
+        ]
 
     def _take(self, detail: ErrorDetails) -> bool:
         """Record an error and repair it; True if the repair changed anything."""

@@ -3,14 +3,16 @@
 Durations, counts and sizes take suffixes: `30s`, `2m`, `16k`, `4GiB`.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from harness.core.cache import expand_user
 from harness.core.units import parse_bytes, parse_count, parse_duration_s
 
 _LARGEST: Final = 10**15
@@ -116,8 +118,18 @@ Date = Annotated[
 
 
 def _http_url(value: str) -> str:
+    shown = re.sub(r"//[^/@]*@", "//…@", value)  # it may contain a password
     if not value.startswith(("http://", "https://")):
-        raise ValueError(f"{value!r} must start with http:// or https://")
+        raise ValueError(f"{shown!r} must start with http:// or https://")
+    try:
+        parts = urlsplit(value)
+        spaced = any(character.isspace() for character in parts.netloc)
+        # `port` raises if it is not a number
+        usable = bool(parts.hostname) and parts.port != 0 and not spaced
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"{shown!r} has no usable host and port")
     return value.rstrip("/")
 
 
@@ -138,7 +150,7 @@ class Strict(BaseModel):
 
 
 def _absolute(value: str) -> str:
-    return str(Path(value).expanduser().absolute())
+    return str(expand_user(value).absolute())
 
 
 PathText = Annotated[Text, AfterValidator(_absolute), Form("a path", "traces/day.jsonl")]

@@ -131,9 +131,19 @@ def yaml_path(loc: tuple[str | int, ...], root: Annotation) -> tuple[Path, Annot
             if part != "[key]":
                 path.append(part)
                 here = value
+        elif (member := _list_member(here, part)) is not None:
+            here = member
         else:
             break
     return tuple(path), here
+
+
+def _list_member(annotation: Annotation, part: str | int) -> Annotation | None:
+    """The list of a plain union, where pydantic's location names it: `tuple[…]`."""
+    if not str(part).startswith(("tuple[", "list[")) or not _is_union(plain(annotation)):
+        return None
+    members = get_args(plain(annotation))
+    return next((member for member in members if item_of(member) is not None), None)
 
 
 @functools.cache

@@ -5,10 +5,12 @@ Modules that `harness --help` does not need are imported inside the commands.
 
 from harness.cli import bench, compare, fleet, learn, measure, read, traces  # noqa: F401 - each adds its commands
 from harness.cli.base import app
+from harness.core.console import make_steady
 
 __all__ = ["app", "main"]
 
 
 def main() -> None:
     """Entry point of the `harness` command."""
+    make_steady()
     app()

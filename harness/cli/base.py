@@ -14,6 +14,7 @@ import typer
 
 from harness import __version__
 from harness.cli.help import Command, Group, examples, lines
+from harness.core.console import output_lost
 from harness.core.errors import EXIT_MEANINGS, ExitCode, HarnessError
 
 if TYPE_CHECKING:
@@ -160,6 +161,9 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
             # The reader of stdout has closed it (`| head`): no message, as in other commands.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from None
+        if code is None and output_lost():
+            # The output was all that this command was for; a run ends by its verdict.
+            raise typer.Exit(1)
         if code:
             raise typer.Exit(int(code))
 
@@ -216,7 +220,7 @@ def key_value(text: str) -> tuple[str, str]:
 
 def print_result(run: Path, summary: "Summary") -> None:
     """Print verdict, concerns and headline of a run."""
-    from harness.commands.display import print_table
+    from harness.commands.display import print_table, print_wide_table
     from harness.core.records import Severity
     from harness.report.terminal import COLUMNS, result
 
@@ -229,6 +233,12 @@ def print_result(run: Path, summary: "Summary") -> None:
     if doubts:
         print(f"explained by: harness explain {' '.join(dict.fromkeys(doubts))}")
     print()
+    if shown.stages is not None:
+        table = shown.stages
+        print_wide_table(table.caption, table.head, table.rows)
+        print()
+        print(shown.headline)
+        print()
     print_table("", COLUMNS, shown.rows)
     if shown.absent:
         print(shown.absent)

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from harness.cli.base import Json, NoCalibrate, Out, Quiet, add
 from harness.cli.measure import run_once
 from harness.core.errors import ExitCode
 from harness.core.records import Api
+
+if TYPE_CHECKING:
+    from harness.profile.schema import Profile
 
 LOAD, GPUS = "Load", "GPUs"
 """Sections of the help."""
@@ -130,6 +133,22 @@ def bench_command(
         str | None,
         typer.Option("--api-key-env", help="Name of the environment variable with the API key."),
     ] = None,
+    ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--ca-file",
+            metavar="FILE",
+            help="PEM file of certificate authorities to trust for https.",
+        ),
+    ] = None,
+    header: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--header",
+            metavar="NAME=VALUE",
+            help="Additional header; env:NAME as the value of a secret. Repeatable.",
+        ),
+    ] = None,
     out: Out = Path("results"),
     save_profile: Annotated[
         Path | None,
@@ -145,8 +164,6 @@ def bench_command(
 
     from harness.artifacts.atomic import write_bytes
     from harness.commands import bench
-    from harness.core.network import Network
-    from harness.profile.load import load_profile_text
 
     options = bench.BenchOptions(
         urls=tuple(bench.base_url(one) for one in url),
@@ -159,7 +176,7 @@ def bench_command(
         isl=isl,
         osl=osl,
         workload=workload,
-        trace=None if trace is None else str(trace),
+        trace=None if trace is None else bench.existing(trace, "--trace"),
         duration_s=bench.duration_s(duration, "--duration"),
         warmup_s=None if warmup is None else bench.duration_s(warmup, "--warmup"),
         slos=slo,
@@ -167,15 +184,15 @@ def bench_command(
         gpus=gpus,
         usd_per_gpu_h=price,
         api_key_env=api_key_env,
+        ca_file=None if ca_file is None else bench.existing(ca_file, "--ca-file"),
+        headers=bench.headers(header or ()),
     )
-    key = None if api_key_env is None else bench.api_key(api_key_env)
-    probed = bench.probe(options.urls[0], model, api, key, Network())
-    text = bench.to_yaml(bench.document(options, probed), ["harness", *sys.argv[1:]])
-    profile = load_profile_text(text, source="the profile of these options", name="bench")
+    profile, text = bench.bench_profile(options, ["harness", *sys.argv[1:]])
     if save_profile is not None:
         write_bytes(save_profile, text.encode())
     if dry_run:
         print(text, end="")
+        _print_time(profile, calibrate=not no_calibrate)
         return None
 
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:
@@ -189,3 +206,13 @@ def bench_command(
             quiet=quiet,
             json_output=json_output,
         )
+
+
+def _print_time(profile: "Profile", *, calibrate: bool) -> None:
+    """Planned time of a run, on stderr: stdout is a profile."""
+    from harness.commands.display import print_table
+    from harness.commands.plan_description import describe_plan
+    from harness.commands.planned_time import COLUMNS
+
+    time = describe_plan(profile, calibrate=calibrate).time
+    print_table("", COLUMNS, time.rows(), sys.stderr, text=(2,))

@@ -60,7 +60,7 @@ def run_command(
     """Run a profile: start the server, apply load, report."""
     loaded = read_profile(profile, overrides)
     if dry_run:
-        _print_plan(loaded, json_output=json_output)
+        _print_plan(loaded, json_output=json_output, calibrate=not no_calibrate)
         return None
     if (loaded.repeats if repeats is None else repeats) > 1:
         from harness.commands.repeat import load_variants, start_series
@@ -119,17 +119,20 @@ def plan_command(
     _print_plan(read_profile(profile, overrides), json_output=json_output)
 
 
-def _print_plan(profile: "Profile", *, json_output: bool) -> None:
+def _print_plan(profile: "Profile", *, json_output: bool, calibrate: bool = True) -> None:
     from harness.commands.display import print_table
     from harness.commands.plan_description import describe_plan
+    from harness.commands.planned_time import COLUMNS
 
-    described = describe_plan(profile)
+    described = describe_plan(profile, calibrate=calibrate)
     if json_output:
         dump(described.to_dict())
         return
     for line in described.lines:
         print(line)
     print_table("", described.columns, described.rows)
+    print()
+    print_table("", COLUMNS, described.time.rows(), text=(2,))
     for note in described.notes:
         print(f"note: {note}")
 
@@ -262,14 +265,15 @@ def calibrate_command(
     if profile is None:
         load = standard_load(api=Api.MESSAGES, gap_ms=gap_ms)
     else:
-        from harness.models.facts import resolve
+        from harness.models.facts import facts_of
         from harness.plan.build import make_plan
+        from harness.server.detect import complete_or_assume
 
-        loaded = read_profile(profile, overrides)
-        plan = make_plan(loaded, resolve(loaded.model.id, load_format=loaded.model.load_format))
+        loaded = complete_or_assume(read_profile(profile, overrides)).profile
+        plan = make_plan(loaded, facts_of(loaded))
         load = load_of(loaded, plan, gap_ms=gap_ms)
         workers = workers or (None if loaded.traffic.workers == "auto" else loaded.traffic.workers)
-    with RunRegistry.open(f"calibrate-{now_ns()}", Path.cwd()) as registry:
+    with RunRegistry.open(f"calibrate-{now_ns()}", Path()) as registry:
         certificate = make_certificate(
             load,
             workers=workers,

@@ -5,32 +5,25 @@ the run.
 """
 
 import io
-import json
 import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import httpx
-
-from harness.api.errors import error_text
-from harness.api.table import WIRE_APIS, wire
+from harness.api.table import WIRE_APIS
+from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.clock import wall_now
-from harness.core.errors import PreflightError, ProfileError, ServerError
+from harness.core.errors import ProfileError
 from harness.core.network import Network
-from harness.core.records import Api, Endpoint
+from harness.core.records import Api
 from harness.core.units import parse_count, parse_duration_s
-from harness.server.one_request import client_options, one_token_body, request_once
-from harness.server.ready import listed_models
-
-PROBED_APIS: Final = (Api.CHAT, *(api for api in WIRE_APIS if api is not Api.CHAT))
-"""APIs in the order in which they are tried; most servers have chat completions."""
-
-PROBE_TIMEOUT_S: Final = 60.0
-"""Timeout of one probe: a first request may compile kernels."""
+from harness.profile.load import load_profile_text
+from harness.profile.schema import Profile
+from harness.server.detect import OPTIONS, Detected, detect
 
 WORKLOADS: Final = ("chat", "claude-chat", "claude-code", "doc-qa", "thinking", "batch")
 
@@ -43,8 +36,30 @@ SHORT_ANSWER_TOK: Final = 8
 MESSAGE_TOK: Final = 64
 """Tokens reserved for what a chat template adds to one message."""
 
+DEFAULT_ISL: Final = "1024"
+DEFAULT_OSL: Final = "128"
+
 MOST_TOK: Final = 10_000_000
 """Longest input or output; ten times the context of any model."""
+
+_OPTIONS: Final = {
+    "model": "--model",
+    "price": "--price",
+    "server.api_key_env": "--api-key-env",
+    "server.gpu_count": "--gpu-count",
+    "server.gpus": "--gpus",
+    "server.urls": "--url",
+    "slos": "--slo",
+    "traffic.api": "--api",
+    "traffic.headers": "--header",
+    "traffic.load": "--concurrency, --rate or --duration",
+    "traffic.tls": "--ca-file",
+    "traffic.workload.output_tok": "--osl",
+    "traffic.workload.path": "--trace",
+    "traffic.workload.user_tok": "--isl",
+    "traffic.workload": "--workload",
+}
+"""Key of the profile -> the option that sets it; the first that fits."""
 
 _LENGTH = re.compile(r"^\s*([0-9.]+k?)\s*(?:(?:±|\+-|\+/-)\s*([0-9.]+k?))?\s*$", re.IGNORECASE)
 _SLOS: Final = {"ttft": "ttft_s", "tpot": "tpot_s", "e2e": "e2e_s"}
@@ -71,6 +86,8 @@ class BenchOptions:
         gpus: GPUs of this machine that serve, by index or UUID, or `all`.
         usd_per_gpu_h: price of a GPU-hour.
         api_key_env: environment variable with the API key.
+        ca_file: PEM file of certificate authorities to trust.
+        headers: additional headers, names and values or `env:NAME`.
     """
 
     urls: tuple[str, ...]
@@ -89,23 +106,13 @@ class BenchOptions:
     gpus: str | None = None
     usd_per_gpu_h: float | None = None
     api_key_env: str | None = None
+    ca_file: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, slots=True)
-class Probed:
-    """Properties of a running endpoint.
-
-    Attributes:
-        model: served name.
-        max_context_tok: longest context; None if the endpoint does not report it.
-        api: the API that responded.
-        forced: whether it accepts `ignore_eos`, so that output lengths can be forced.
-    """
-
-    model: str
-    max_context_tok: int | None
-    api: Api
-    forced: bool
+    @property
+    def network(self) -> Network:
+        """How the endpoint is reached."""
+        return Network(ca_file=self.ca_file, headers=tuple(self.headers.items()))
 
 
 def numbers(text: str, option: str, kind: Callable[[str], float]) -> tuple[float, ...]:
@@ -191,7 +198,7 @@ def slos(text: str) -> dict[str, str]:
 
 
 def base_url(url: str) -> str:
-    """The base URL, without a trailing `/v1`.
+    """The base URL, without a trailing `/v1` or path of an API.
 
     Raises:
         ProfileError: it is not an http or https URL.
@@ -207,7 +214,60 @@ def base_url(url: str) -> str:
             f"--url {url!r} is not an http or https base URL",
             next_step="write --url http://HOST:PORT",
         )
-    return url.rstrip("/").removesuffix("/v1").rstrip("/")
+    base = url.rstrip("/")
+    for api in WIRE_APIS.values():
+        base = base.removesuffix(api.path)
+    return base.removesuffix("/v1").rstrip("/")
+
+
+def headers(texts: Sequence[str]) -> dict[str, str]:
+    """Parse `NAME=VALUE` of each text.
+
+    Raises:
+        ProfileError: no name or value, or a name twice. Messages never contain the value.
+    """
+    found: dict[str, str] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not name or not value or name in found:
+            raise ProfileError(
+                f"--header {name!r} must be a name, `=` and a value, each name once",
+                next_step="write --header X-Tenant=a, or --header X-Api-Key=env:VARIABLE",
+            )
+        found[name] = value
+    return found
+
+
+def existing(path: Path, option: str) -> str:
+    """The absolute path of a file.
+
+    Raises:
+        ProfileError: it is not a file.
+    """
+    if not path.is_file():
+        raise ProfileError(f"{option} {str(path)!r} is not a file", next_step="check the path")
+    return str(path.absolute())
+
+
+def load(text: str) -> Profile:
+    """Read the profile of the options.
+
+    Raises:
+        ProfileError: an option has an unusable value; names the option, in place of the key.
+    """
+    try:
+        return load_profile_text(text, source="the profile of these options", name="bench")
+    except InvalidYamlError as error:
+        first, *others = [f"{_option(one.keys)}: {one.what}" for one in error.problems]
+        raise ProfileError(
+            first, next_step=error.problems[0].fix, details="\n".join(others) or None
+        ) from error
+
+
+def _option(keys: Sequence[str | int]) -> str:
+    """The option that set a key of the profile."""
+    dotted = ".".join(map(str, keys))
+    return next((one for key, one in _OPTIONS.items() if dotted.startswith(key)), dotted)
 
 
 def api_key(variable: str) -> str:
@@ -226,85 +286,7 @@ def api_key(variable: str) -> str:
     return key
 
 
-def probe(
-    url: str, model: str | None, api: Api | None, api_key: str | None, network: Network
-) -> Probed:
-    """Detect an endpoint's model, API and support for forced output lengths.
-
-    Raises:
-        ServerError: no response, or the key is wrong.
-        PreflightError: the model is not served, or the endpoint lists several.
-    """
-    served, max_context_tok = _models(url, model, api_key, network)
-    refused: list[str] = []
-    for one in (api,) if api is not None else PROBED_APIS:
-        endpoint = Endpoint("replica-0", url, served)
-        body = one_token_body(served, one)
-        reply = request_once(
-            endpoint, one, body, api_key, timeout_s=PROBE_TIMEOUT_S, network=network
-        )
-        if reply.ok:
-            return Probed(
-                served, max_context_tok, one, _takes_ignore_eos(endpoint, one, api_key, network)
-            )
-        refused.append(f"{one.value} ({wire(one).path}): {reply.error}")
-    raise ServerError(
-        f"{url} rejected every request for {served!r}",
-        cause="another API, or the model or key is not accepted",
-        next_step="set the API with --api, the model with --model and the key with --api-key-env",
-        details="\n".join(refused),
-    )
-
-
-def _takes_ignore_eos(endpoint: Endpoint, api: Api, api_key: str | None, network: Network) -> bool:
-    """Whether it accepts `ignore_eos`; only some APIs have that field."""
-    if not wire(api).forces_output:
-        return False
-    body = json.dumps(json.loads(one_token_body(endpoint.model, api)) | {"ignore_eos": True})
-    return request_once(
-        endpoint, api, body.encode(), api_key, timeout_s=PROBE_TIMEOUT_S, network=network
-    ).ok
-
-
-def _models(
-    url: str, model: str | None, api_key: str | None, network: Network
-) -> tuple[str, int | None]:
-    try:
-        answer = httpx.get(
-            f"{url}/v1/models",
-            timeout=PROBE_TIMEOUT_S,
-            headers=wire(Api.CHAT).headers(api_key),
-            **client_options(url, network),
-        )
-    except httpx.HTTPError as error:
-        raise ServerError(
-            f"no response from {url}: {type(error).__name__}: {error}",
-            cause="no server listens there, or it is still starting",
-            next_step="start the server, or correct --url",
-        ) from error
-    if answer.status_code in (401, 403):
-        raise ServerError(
-            f"GET {url}/v1/models: HTTP {answer.status_code}: {error_text(answer.content)}",
-            cause="the API key is missing or wrong",
-            next_step="export the key as an environment variable; pass its name to --api-key-env",
-        )
-    rows = listed_models(answer)
-    if model is not None:
-        if rows and model not in rows:
-            raise PreflightError(
-                f"{url} does not serve {model!r}; it serves {', '.join(map(repr, rows))}",
-                next_step="choose one of them with --model",
-            )
-        return model, rows.get(model)
-    if len(rows) != 1:
-        raise PreflightError(
-            f"{url} lists {len(rows)} models: {', '.join(map(repr, rows)) or 'none'}",
-            next_step="choose the model with --model",
-        )
-    return next(iter(rows.items()))
-
-
-def document(options: BenchOptions, probed: Probed) -> dict[str, Any]:
+def document(options: BenchOptions, probed: Detected) -> dict[str, Any]:
     """The options as a profile.
 
     Raises:
@@ -328,6 +310,7 @@ def document(options: BenchOptions, probed: Probed) -> dict[str, Any]:
         server["gpu_count"] = options.gpu_count
     if options.api_key_env is not None:
         server["api_key_env"] = options.api_key_env
+    _check_context(options, probed)
     model: dict[str, Any] = {"id": probed.model, "served_name": probed.model}
     if probed.max_context_tok is not None:
         model["max_context_tok"] = probed.max_context_tok
@@ -346,6 +329,10 @@ def document(options: BenchOptions, probed: Probed) -> dict[str, Any]:
         "energy": {"idle_s": SHORT_IDLE_S},
         "quality": {"max_output_tok": SHORT_ANSWER_TOK},
     }
+    if options.ca_file is not None:
+        found["traffic"]["tls"] = {"ca_file": options.ca_file}
+    if options.headers:
+        found["traffic"]["headers"] = dict(options.headers)
     if options.slos:
         found["slos"] = slos(options.slos)
     if options.usd_per_gpu_h is not None:
@@ -374,8 +361,8 @@ def _workload(options: BenchOptions) -> dict[str, Any]:
                 next_step=f"choose one of {', '.join(WORKLOADS)}",
             )
         return {"kind": options.workload}
-    isl, osl = length(options.isl or "1024", "--isl"), length(options.osl or "128", "--osl")
-    longest = sum(one if isinstance(one, int) else int(one["max"]) for one in (isl, osl))
+    isl, osl = _lengths(options)
+    longest = _longest(isl) + _longest(osl)
     return {
         "kind": "chat",
         "system_tok": 0,
@@ -384,6 +371,34 @@ def _workload(options: BenchOptions) -> dict[str, Any]:
         "turns": 1,
         "context_limit_tok": longest + max(MESSAGE_TOK, longest // 8),
     }
+
+
+def _lengths(options: BenchOptions) -> tuple[int | dict[str, Any], int | dict[str, Any]]:
+    return length(options.isl or DEFAULT_ISL, "--isl"), length(options.osl or DEFAULT_OSL, "--osl")
+
+
+def _longest(one: int | dict[str, Any]) -> int:
+    return one if isinstance(one, int) else int(one["max"])
+
+
+def _check_context(options: BenchOptions, probed: Detected) -> None:
+    """Refuse lengths that the endpoint cannot serve: scaled ones would answer another question."""
+    if options.workload or options.trace or probed.max_context_tok is None:
+        return
+    isl, osl = map(_longest, _lengths(options))
+    needed = isl + osl + MESSAGE_TOK
+    if needed > probed.max_context_tok:
+        option = (
+            f"--isl {options.isl or DEFAULT_ISL}"
+            if isl >= osl
+            else f"--osl {options.osl or DEFAULT_OSL}"
+        )
+        raise ProfileError(
+            f"{option}: {isl} input and {osl} output tokens, and {MESSAGE_TOK} for the chat"
+            f" template, exceed the endpoint's context of {probed.max_context_tok}",
+            next_step=f"choose --isl and --osl of at most {probed.max_context_tok - MESSAGE_TOK}"
+            " together",
+        )
 
 
 def _load(options: BenchOptions, *, over: str) -> list[dict[str, Any]]:
@@ -416,3 +431,15 @@ def to_yaml(profile: Mapping[str, Any], command: Sequence[str]) -> str:
     yaml.dump(dict(profile), stream)
     made_by = shlex.join(" ".join(part.split()) for part in command)
     return f"# Made by: {made_by}\n{stream.getvalue()}"
+
+
+def bench_profile(options: BenchOptions, command: Sequence[str]) -> tuple[Profile, str]:
+    """Probe the endpoint and turn the options into a profile; also its YAML, headed by `command`.
+
+    Raises:
+        HarnessError: as `detect` and `document`.
+    """
+    key = None if options.api_key_env is None else api_key(options.api_key_env)
+    probed = detect(options.urls[0], options.model, options.api, key, options.network, OPTIONS)
+    text = to_yaml(document(options, probed), command)
+    return load(text), text

@@ -1,12 +1,13 @@
 """Preflight of a run: profile, server, power sources, and one real request."""
 
+import resource
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from harness.commands.steps.prepare import Prepared, prepare
 from harness.core.errors import HarnessError
-from harness.core.records import Api, Purpose
+from harness.core.records import Purpose
 from harness.core.units import human_number
 from harness.plan.bodies import Conversation
 from harness.plan.prompt_text import Texts
@@ -18,6 +19,9 @@ from harness.telemetry.probe import survey
 from harness.telemetry.prometheus.run import MANAGED
 from harness.telemetry.prometheus.server import not_installed
 from harness.telemetry.sources.select import SourceContext, specs_of
+
+_OTHER_DESCRIPTORS: Final = 64
+"""Of a load generator process, in addition to its connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
         prepared = prepare(profile, notes.append)
     except HarnessError as error:
         return [*findings, Finding("preparation", False, str(error))]
+    given = (f"API {prepared.profile.api.value}: set in the profile",)
+    findings += [Finding("model and API", True, text) for text in prepared.choices or given]
     findings.append(
         Finding(
             "plan",
@@ -64,7 +70,8 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
         )
     )
     findings += [Finding("plan", True, note) for note in prepared.plan.notes]
-    findings.append(Finding("server", True, "; ".join(notes)))
+    findings += [Finding("server", True, text) for text in notes if text not in prepared.choices]
+    findings += _descriptors(prepared)
     problems = prepared.server.preflight()
     findings += [
         Finding(
@@ -91,6 +98,18 @@ def check_profile(profile: Profile, *, start: bool = False) -> list[Finding]:
     return findings
 
 
+def _descriptors(prepared: Prepared) -> Iterator[Finding]:
+    """Whether the load generator may open a connection per concurrent request."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the load generator raises the soft one
+    most = max((stage.concurrency or 0 for stage in prepared.plan.stages), default=0)
+    if limit != resource.RLIM_INFINITY and most + _OTHER_DESCRIPTORS > limit:
+        text = (
+            f"{most} concurrent requests need about {most + _OTHER_DESCRIPTORS} file descriptors;"
+            f" the limit is {limit}\n  next step: raise it (`ulimit -n`), or lower the concurrency"
+        )
+        yield Finding("descriptors", False, text)
+
+
 def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:
     """What each power source measures; one that the profile names must measure something."""
     named = not isinstance(profile.telemetry.power, str)
@@ -110,7 +129,9 @@ def _power_findings(profile: Profile, prepared: Prepared) -> Iterator[Finding]:
                 f"simulated hardware, which measures nothing: {found.double}",
             )
         elif kinds:
-            yield Finding(what, True, f"measures {', '.join(kinds)}")
+            does = "has" if found.unread else "measures"
+            texts = filter(None, (f"{does} {', '.join(kinds)}", found.unread, *found.why_not))
+            yield Finding(what, True, "; ".join(texts))
         else:
             why = "; ".join(found.why_not) or "no response"
             step = (
@@ -146,10 +167,12 @@ def _one_request(prepared: Prepared) -> Iterator[Finding]:
     session = next(plan.sessions(0))
     texts = Texts(plan.seed, plan.tok_per_word)
     with serve_for_questions(prepared.server, "check") as server:
+        for note in server.info.notes:
+            yield Finding("server", True, note)
         for endpoint in server.endpoints:
             reply = check_request(
                 endpoint,
-                Api(profile.traffic.api),
+                profile.api,
                 Conversation(session, plan.settings, endpoint.model, texts).body(0),
                 read_api_key(profile.server),
                 network=DIRECT if endpoint.pid is not None else profile.traffic.network,

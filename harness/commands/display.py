@@ -27,6 +27,7 @@ class Progress:
         phase: `warm-up`, `window`, `draining` or `sessions`.
         elapsed_s: time since the stage's start.
         total_s: planned warm-up and window; None if the stage ends with its sessions.
+        run_left_s: minimum time left of the whole run.
         output_tok_s: rate over the last seconds; None if not yet available.
         traffic: latest state of the load generator.
         telemetry: latest state of servers and GPUs.
@@ -36,6 +37,7 @@ class Progress:
     phase: str
     elapsed_s: float
     total_s: float | None
+    run_left_s: float
     output_tok_s: float | None
     traffic: TrafficProgress
     telemetry: TelemetryProgress
@@ -44,8 +46,8 @@ class Progress:
 class View(Protocol):
     """Receives the progress of a run."""
 
-    def phase(self, name: str, detail: str = "") -> None:
-        """A new phase begins."""
+    def phase(self, name: str, detail: str = "", left_s: float | None = None) -> None:
+        """A new phase begins; `left_s`: minimum time left of the whole run."""
 
     def note(self, text: str) -> None:
         """An informational line."""
@@ -71,7 +73,7 @@ class QuietView:
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
 
-    def phase(self, name: str, detail: str = "") -> None:
+    def phase(self, name: str, detail: str = "", left_s: float | None = None) -> None:
         pass
 
     def note(self, text: str) -> None:
@@ -95,6 +97,10 @@ class QuietView:
         pass
 
 
+def _run_left(left_s: float) -> str:
+    return f"run: at least {human_duration(left_s)} left"
+
+
 def progress_line(progress: Progress) -> str:
     """One line for a log."""
     traffic, telemetry = progress.traffic, progress.telemetry
@@ -102,6 +108,8 @@ def progress_line(progress: Progress) -> str:
     parts = [f"{progress.stage} {progress.phase} {human_duration(progress.elapsed_s)}"]
     if left is not None:
         parts.append(f"{human_duration(left)} left")
+    if progress.run_left_s > (left or 0.0):
+        parts.append(_run_left(progress.run_left_s))
     if traffic.in_flight is not None:
         parts.append(f"in flight {traffic.in_flight}")
     if progress.output_tok_s is not None:
@@ -136,8 +144,9 @@ class PlainView(QuietView):
             f"[{seconds(now_ns() - self._start_ns):7.1f} s] {text}", file=self._stream, flush=True
         )
 
-    def phase(self, name: str, detail: str = "") -> None:
-        self._line(f"{name}{': ' + detail if detail else ''}")
+    def phase(self, name: str, detail: str = "", left_s: float | None = None) -> None:
+        left = f" ({_run_left(left_s)})" if left_s else ""
+        self._line(f"{name}{': ' + detail if detail else ''}{left}")
 
     def note(self, text: str) -> None:
         self._line(text)
@@ -175,10 +184,10 @@ class LiveView(QuietView):
     ) -> None:
         self._live.__exit__(kind, error, trace)
 
-    def phase(self, name: str, detail: str = "") -> None:
+    def phase(self, name: str, detail: str = "", left_s: float | None = None) -> None:
         from rich.markup import escape
 
-        self._phase, self._progress = name, None
+        self._phase, self._progress = name + (f" · {_run_left(left_s)}" if left_s else ""), None
         stamp = f"{seconds(now_ns() - self._start_ns):6.1f} s"
         self._console.print(
             f"[dim]{stamp}[/dim] "
@@ -258,6 +267,7 @@ def _panel(progress: Progress) -> "Panel":
         "",
     )
     outer = Table.grid(expand=True)
+    left_s = 0.0
     if progress.total_s:
         left_s = max(0.0, progress.total_s - progress.elapsed_s)
         bar = Table.grid(expand=True, padding=(0, 1))
@@ -270,6 +280,8 @@ def _panel(progress: Progress) -> "Panel":
             f"{human_duration(left_s)} left",
         )
         outer.add_row(bar)
+    if progress.run_left_s > left_s:
+        outer.add_row(f"[dim]{_run_left(progress.run_left_s)}[/dim]")
     outer.add_row(grid)
     title = f"{progress.stage} · {progress.phase} · {human_duration(progress.elapsed_s)}"
     return Panel(outer, title=title, title_align="left", border_style="cyan")
@@ -284,9 +296,14 @@ def choose_view(*, quiet: bool, json_output: bool) -> View:
 
 
 def print_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], stream: TextIO | None = None
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    stream: TextIO | None = None,
+    *,
+    text: Sequence[int] = (),
 ) -> None:
-    """Print a table; all columns but the first are right-aligned."""
+    """Print a table; all columns but the first and those in `text` are right-aligned."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -300,9 +317,20 @@ def print_table(
         pad_edge=False,
     )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        left = index == 0 or index in text
+        table.add_column(column, justify="left" if left else "right", overflow="fold")
     for row in rows:
         table.add_row(*[escape(cell) for cell in row])
     out = stream or sys.stdout
     # In a pipe or a file one row is one line, however long, for grep and the like.
     Console(file=out, highlight=False, width=None if out.isatty() else _PIPE_WIDTH).print(table)
+
+
+def print_wide_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on stdout; on a terminal that is too narrow, with rows as columns."""
+    from rich.console import Console
+
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    if sys.stdout.isatty() and sum(widths) + len(widths) - 1 > Console().width:
+        columns, *rows = zip(columns, *rows, strict=True)
+    print_table(title, columns, rows)

@@ -4,13 +4,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.commands.planned_time import PlannedTime, planned_time
 from harness.core.records import ModelFacts
 from harness.core.units import human_duration, human_number
-from harness.models.facts import resolve
+from harness.models.facts import facts_of
 from harness.plan.build import RunPlan, make_plan
 from harness.plan.plan_table import PlanTotals, known_prefixes
 from harness.plan.types import StagePlan
 from harness.profile.schema import Profile
+from harness.server.detect import complete_or_assume
 from harness.server.select import kv_capacity
 
 
@@ -24,6 +26,7 @@ class DescribedPlan:
         rows: one per stage.
         notes: hints for the reader.
         stages: the rows as numbers.
+        time: of a run, phase by phase.
     """
 
     lines: tuple[str, ...]
@@ -32,6 +35,8 @@ class DescribedPlan:
     notes: tuple[str, ...]
     stages: tuple[dict[str, Any], ...]
     plan: RunPlan
+    model: str
+    time: PlannedTime
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -40,16 +45,22 @@ class DescribedPlan:
             "context_scale": self.plan.context_scale,
             "context_limit_tok": self.plan.context_limit_tok,
             "tok_per_word": self.plan.tok_per_word,
+            "model": self.model or None,
+            "api": self.plan.settings.api,
             "stages": list(self.stages),
+            "time": self.time.to_dict(),
             "notes": list(self.notes),
         }
 
 
-def describe_plan(profile: Profile) -> DescribedPlan:
+def describe_plan(profile: Profile, *, calibrate: bool = True) -> DescribedPlan:
     """Requests, times and tokens of a run of this profile. Starts nothing, but may build a built-in
-    model.
+    model, and asks an attached server for what the profile leaves open. `calibrate`: as in
+    `run_profile`.
     """
-    facts = resolve(profile.model.id, load_format=profile.model.load_format)
+    completed = complete_or_assume(profile)
+    profile = completed.profile
+    facts = facts_of(profile)
     plan = make_plan(profile, facts)
     stages = tuple(_stage_numbers(plan, stage) for stage in plan.stages)
     context = f"contexts up to {plan.context_limit_tok} tokens"
@@ -57,10 +68,10 @@ def describe_plan(profile: Profile) -> DescribedPlan:
     lines = (
         (
             f"{profile.name}: purpose {profile.purpose}, {profile.traffic.workload.kind} over"
-            f" {profile.traffic.api}, seed {profile.seed}"
+            f" {profile.api}, seed {profile.seed}"
         ),
         (
-            f"model {profile.model.id}, {context}, lengths x {plan.context_scale:.4g}"
+            f"model {profile.model_id or 'unknown'}, {context}, lengths x {plan.context_scale:.4g}"
             f" ({plan.context_scale_reason})"
         ),
         f"output lengths {profile.output_length}; shared head of {plan.head.tok} tokens; {words}",
@@ -86,7 +97,7 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         for stage, numbers in zip(plan.stages, stages, strict=True)
     )
     clipped = [note for numbers in stages for note in numbers.pop("notes")]
-    notes = [*plan.notes, *clipped, *_kv_notes(profile, facts, plan, stages)]
+    notes = [*completed.choices, *plan.notes, *clipped, *_kv_notes(profile, facts, plan, stages)]
     if not all(numbers["bounded"] for numbers in stages):
         notes.append(
             "a closed loop is bounded by time: counts assume one second per request, and further"
@@ -104,7 +115,8 @@ def describe_plan(profile: Profile) -> DescribedPlan:
         "longest context",
         "shared prefix",
     )
-    return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan)
+    time = planned_time(profile, plan.stages, calibrate=calibrate)
+    return DescribedPlan(lines, columns, rows, tuple(notes), stages, plan, profile.model_id, time)
 
 
 def _kv_notes(

@@ -14,6 +14,7 @@ from harness.core.errors import ProfileError
 from harness.core.network import Network
 from harness.profile import schema
 from harness.profile.load import load_profile, load_profile_text, shipped_profiles
+from harness.server.detect import OPTIONS, Detected, detect
 
 DEFAULT_TEMPLATE = "cpu-smoke"
 """Runs on any machine."""
@@ -62,16 +63,16 @@ def for_endpoint(url: str, model: str | None, api_key_env: str | None) -> str:
     Raises:
         ProfileError: not an address, or no key in the variable.
         InvalidYamlError: the endpoint reported values that no profile can have.
-        HarnessError: as for `harness.commands.bench.probe`.
+        HarnessError: as for `harness.server.detect.detect`.
     """
     base = bench.base_url(url)
     key = None if api_key_env is None else bench.api_key(api_key_env)
-    text = endpoint_text(base, bench.probe(base, model, None, key, Network()), api_key_env)
+    text = endpoint_text(base, detect(base, model, None, key, Network(), OPTIONS), api_key_env)
     load_profile_text(text, source="the profile for this endpoint")
     return text
 
 
-def endpoint_text(url: str, probed: bench.Probed, api_key_env: str | None = None) -> str:
+def endpoint_text(url: str, probed: Detected, api_key_env: str | None = None) -> str:
     """The profile of `for_endpoint`. Every line that is commented out can be used as it is."""
     name = _quoted(probed.model)
     limit = probed.max_context_tok

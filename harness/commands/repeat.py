@@ -155,7 +155,7 @@ def check_comparable(variants: Sequence[Variant], allow: Sequence[str] = ()) -> 
     first = variants[0]
     keys: Mapping[str, Callable[[Profile], object]] = {
         "workload_sha256": workload_sha256,
-        "model": lambda profile: profile.model.id,
+        "model": lambda profile: profile.model_id,
         "output_length": lambda profile: profile.output_length.value,
     }
     for key, read in keys.items():

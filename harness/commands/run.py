@@ -15,6 +15,7 @@ from harness.artifacts.atomic import write_bytes, write_json
 from harness.artifacts.layout import RunDir
 from harness.artifacts.plan_table import write_plan
 from harness.commands.display import View
+from harness.commands.planned_time import PlannedTime, planned_time
 from harness.commands.steps.answers import check_answers
 from harness.commands.steps.idle import measure_idle, wait_until_idle
 from harness.commands.steps.live_display import LiveDisplay
@@ -74,10 +75,14 @@ def run_profile(
         for note in prepared.plan.notes:
             view.note(note)
         raise_problems(prepared.server.preflight())
-        check = QualityCheck(profile, prepared.facts) if profile.checks_quality else None
+        time = planned_time(profile, prepared.plan.stages, calibrate=calibrate)
+        _show_time(time, view, whole=not repeat or repeat.get("repeat", 1) == 1)
+        check = QualityCheck(prepared.profile, prepared.facts) if profile.checks_quality else None
 
         run_dir = make_run_dir(out, profile.name)
-        record = RunRecord(prepared, run_dir, view, overrides=overrides, repeat=repeat)
+        record = RunRecord(
+            prepared, run_dir, view, overrides=overrides, repeat=repeat, left_s=time.left_s
+        )
         if source is not None:
             write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
         if prepared.meter_calibration is not None:
@@ -154,6 +159,14 @@ def _end_orphans(view: View) -> None:
             f"the supervisor of run {reaped.run_id} was killed; ended its processes:"
             f" {', '.join(reaped.ended) or 'nothing'}{left}"
         )
+
+
+def _show_time(time: PlannedTime, view: View, *, whole: bool) -> None:
+    """The planned time of a run; `whole`: phase by phase."""
+    width = max(len(one.title) for one in time.phases)
+    for one in time.phases if whole else ():
+        view.note(f"  {one.title:{width}}  {one.text}{f' ({one.note})' if one.note else ''}")
+    view.note(time.sentence())
 
 
 def _doubt_fresh_starts(record: RunRecord) -> None:
@@ -246,7 +259,7 @@ def _start_server(
     """Start the server and wait until it is ready."""
     model_server, profile = record.prepared.server, record.prepared.profile
     record.phase(
-        "starting the server", f"{model_server.kind}, {profile.model.id}", event="server_start"
+        "starting the server", f"{model_server.kind}, {profile.model_id}", event="server_start"
     )
     context = RunContext(run_id=record.run_id, run_dir=record.run_dir, registry=registry)
     with confined(generator.other_cores):  # child processes inherit it
@@ -254,6 +267,8 @@ def _start_server(
     record.manifest.update(server=server.info, endpoints=server.endpoints)
     for concern in profile.traffic.network.concerns(server.endpoints):
         record.concern(concern)
+    for note in server.info.notes:
+        record.concern(Concern("server_unusual", Severity.NOTE, f"{note}."))
     ready_s = server.info.ready_s
     ready = "" if ready_s is None else f"after {human_duration(ready_s)}, "
     record.phase(

@@ -4,6 +4,7 @@ Arguments make sides (`harness.compare.groups`); the first is the baseline A, th
 Hardware and settings that differ on purpose head the table.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,14 @@ from harness.compare.ratios import (
     Spread,
     rows,
 )
+from harness.compare.stages import (
+    StageComparison,
+    at_stage,
+    compare_stages,
+    headline_difference,
+    headline_treatment,
+    stage_names,
+)
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.records import Status
 from harness.core.units import human_number
@@ -71,6 +80,11 @@ class Side:
 class Comparison:
     """Sides, what differs between them on purpose, and ratios to the first; a single side shows the
     spread of its repeats.
+
+    Attributes:
+        metrics: of the headline stage; empty if the sides have different ones.
+        stages: the main metrics of every load stage, paired by name; empty if all runs have the
+            same single stage.
     """
 
     sides: tuple[Side, ...]
@@ -79,6 +93,7 @@ class Comparison:
     metrics: tuple[Row, ...]
     gates: tuple[GateResult, ...]
     notes: tuple[str, ...]
+    stages: tuple[StageComparison, ...] = ()
 
     def treatment_columns(self) -> tuple[str, ...]:
         return (
@@ -107,21 +122,29 @@ class Comparison:
         )
 
     def rows(self) -> list[tuple[str, ...]]:
+        return [self._row(row) for row in self.metrics]
+
+    def _row(self, row: Row) -> tuple[str, ...]:
         if len(self.sides) == 1:
-            return [(row.name, row.unit, *_spread_text(row.spreads[0])) for row in self.metrics]
+            return (row.name, row.unit, *_spread_text(row.spreads[0]))
+        cells = [(human_number(cell.value), cell.text(), cell.says()) for cell in row.cells]
+        return (row.name, row.unit, human_number(row.baseline), *itertools.chain(*cells))
+
+    def stage_columns(self) -> tuple[str, ...]:
+        return ("stage", *self.columns())
+
+    def stage_rows(self) -> list[tuple[str, ...]]:
+        """The main metrics of every stage; the name of a stage is in its first row."""
         return [
-            (
-                row.name,
-                row.unit,
-                human_number(row.baseline),
-                *(
-                    text
-                    for cell in row.cells
-                    for text in (human_number(cell.value), cell.text(), cell.says())
-                ),
-            )
-            for row in self.metrics
+            (stage.name if position == 0 else "", *self._row(row))
+            for stage in self.stages
+            for position, row in enumerate(stage.metrics)
         ]
+
+    def stage_remarks(self) -> list[str]:
+        """Stages that are not on all sides, and stages with concerns."""
+        found = [(stage.name, stage.remarks(len(self.sides))) for stage in self.stages]
+        return [f"Stage {name}: {remark}" for name, remark in found if remark]
 
     def repeat_columns(self) -> tuple[str, ...]:
         return ("side", "run", "seed", *(row.name for row in self._headline()))
@@ -130,7 +153,7 @@ class Comparison:
         """Headline metrics of every repeat; outliers are marked ‡ and kept. Empty if no side has
         two runs.
         """
-        if all(len(side.runs) < MIN_REPEATS for side in self.sides):
+        if not self.metrics or all(len(side.runs) < MIN_REPEATS for side in self.sides):
             return []
         shown = []
         for position, side in enumerate(self.sides):
@@ -152,11 +175,21 @@ class Comparison:
         if self.gates:
             rows = [gate.row() for gate in self.gates]
             blocks += ["## Gates", table(GateResult.COLUMNS, rows)]
-        blocks.append(table(self.columns(), self.rows()))
+        if self.metrics:
+            blocks.append(table(self.columns(), self.rows()))
+        blocks += self.stage_blocks()
         if repeats := self.repeat_rows():
             heading = "All repeats (‡ outlier; counted):"
             blocks += [heading, table(self.repeat_columns(), repeats)]
         return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in self.notes)]) + "\n"
+
+    def stage_blocks(self) -> list[str]:
+        """Heading, table and remarks of the stages as Markdown; empty without stages."""
+        if not self.stages:
+            return []
+        blocks = ["## Stages", table(self.stage_columns(), self.stage_rows())]
+        remarks = [f"- {remark}" for remark in self.stage_remarks()]
+        return [*blocks, "\n".join(remarks)] if remarks else blocks
 
     def allowed_lines(self) -> list[str]:
         return [f"- **mismatch allowed:** {mismatch}" for mismatch in self.allowed]
@@ -215,6 +248,8 @@ def compare_runs(
     plain = {label: [member.run for member in side] for label, side in sides.items()}
     allowed += output_lengths(plain, allow_mismatch)
     called = names(sides, group_by)
+    comparable = headline_difference(plain) is None
+    metrics = tuple(rows(plain, sensor_error)) if comparable else ()
     return Comparison(
         sides=tuple(
             Side(
@@ -227,8 +262,9 @@ def compare_runs(
             )
             for (label, side), name in zip(plain.items(), called, strict=True)
         ),
-        treatments=treatments(sides),
-        metrics=tuple(rows(plain, sensor_error)),
+        treatments=(*treatments(sides), *headline_treatment(plain)),
+        metrics=metrics,
+        stages=compare_stages(plain, metrics, sensor_error),
         allowed=tuple(dict.fromkeys(allowed)),
         notes=tuple(_notes(runs, sides, sets, sensor_error, group_by)),
         gates=(
@@ -256,8 +292,11 @@ def _withheld(
     first = next(iter(sides.values()))
 
     def shown(result: GateResult) -> GateResult:
+        stage = result.threshold.stage
         invalid = dict.fromkeys(
-            run.run_id for run in (*first, *sides[result.side]) if run.status is Status.INVALID
+            run.run_id
+            for run in (*first, *sides[result.side])
+            if (run if stage is None else at_stage(run, stage)).status is Status.INVALID
         )
         if not invalid or result.outcome is Outcome.FAILED:
             return result
@@ -291,6 +330,11 @@ def _notes(
             "All runs have the same treatment: ratios show the spread between runs of one system,"
             " not an effect."
         )
+    if (headlines := headline_difference(groups)) is not None:
+        yield (
+            f"Headline stages differ ({headlines}), so only stages of the same name are compared."
+            " Set `headline` in the profiles to a stage's name to compare it as the headline."
+        )
     few = [label for label, members in groups.items() if len(members) < MIN_REPEATS]
     if few:
         yield (
@@ -305,6 +349,11 @@ def _notes(
             " side and at 5% for all others. Energy on different GPUs must also differ by more than"
             f" their sensor error ({sensor_error:.0%} per GPU)."
         )
+        if len(stage_names(runs)) > 1:
+            yield (
+                "Stages other than the headline stage: significant after correction for all of"
+                " them, at 5% per side."
+            )
     for label, members in groups.items():
         if len(members) > 1 and len({run.manifest.seed for run in members}) < len(members):
             yield (

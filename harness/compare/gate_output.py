@@ -109,9 +109,12 @@ def summary(comparison: Comparison, *, strict: bool = False) -> str:
             for row, cells in zip(comparison.metrics, shown, strict=True)
             if any(cell.word in _SHOWN for cell in row.cells)
         ]
-        blocks.append(
-            table(comparison.columns(), changed) if changed else "No metric differs detectably."
-        )
+        if changed or shown:
+            blocks.append(
+                table(comparison.columns(), changed) if changed else "No metric differs detectably."
+            )
+    if stages := comparison.stage_blocks()[1:]:
+        blocks += ["<details><summary>Stages</summary>", *stages, "</details>"]
     blocks += [
         "<details><summary>All metrics</summary>",
         table(comparison.columns(), shown),

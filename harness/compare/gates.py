@@ -35,11 +35,12 @@ from harness.compare.hypothesis_tests import (
     variance,
 )
 from harness.compare.ratios import BOARD_SENSOR_ERROR, MIN_REPEATS, log_welch, systematic_error
+from harness.compare.stages import headline_difference, stage_names
 from harness.compare.thresholds import value_of
 from harness.core.errors import ProfileError
 from harness.core.metrics import METRICS
 from harness.core.units import human_number
-from harness.profile.thresholds import Threshold, parse_threshold
+from harness.profile.thresholds import Threshold, ThresholdText, parse_threshold
 from harness.reduce.statistics.student_t import t_beyond, t_quantile
 
 GATE_ALPHA: Final = 0.01
@@ -93,7 +94,7 @@ class GateResult:
     side: str
     threshold: Annotated[
         Threshold,
-        PlainSerializer(attrgetter("text")),
+        PlainSerializer(attrgetter("text"), return_type=str),
         PlainValidator(parse_threshold),
         Field(alias="gate"),
     ]
@@ -153,7 +154,9 @@ def _in_grammar(text: str) -> str:
 
 
 _GateText = Annotated[
-    str, AfterValidator(_in_grammar), Correction("write it as in `output_tok_s >= 0.95 * baseline`")
+    ThresholdText,
+    AfterValidator(_in_grammar),
+    Correction("write it as in `output_tok_s >= 0.95 * baseline`"),
 ]
 
 
@@ -203,8 +206,17 @@ def evaluate_gates(
         )
     results = []
     for label, runs in listed[1:] if baseline is not None else listed:
-        results += _side(gates, label, baseline, runs, sensor_error)
+        both = [*(baseline or ()), *runs]
+        expanded = [one for gate in gates for one in _at_stages(gate, runs, both)]
+        results += _side(expanded, label, baseline, runs, sensor_error)
     return tuple(results)
+
+
+def _at_stages(
+    gate: Threshold, runs: Sequence[RunResult], both: Sequence[RunResult]
+) -> tuple[Threshold, ...]:
+    """A gate on every stage as one gate per stage; one on the baseline covers its stages too."""
+    return gate.at_stages(stage_names(both if gate.relative else runs)) or (gate,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +275,16 @@ def _values(gate: Threshold, runs: Sequence[RunResult]) -> list[Figure]:
     return [value_of(gate, run.summary) for run in runs]
 
 
+def _of_several_stages(
+    gate: Threshold, label: str, sides: Mapping[str, Sequence[RunResult]]
+) -> GateResult | None:
+    """The result of a gate on the headline if the runs have different headline stages."""
+    if gate.stage is not None or (found := headline_difference(sides)) is None:
+        return None
+    reason = f"headline stages differ ({found}); write STAGE: in front of the gate"
+    return GateResult(label, gate, Outcome.ABSENT, n=len(sides[label]), reason=reason)
+
+
 def _absent(gate: Threshold, label: str, values: Sequence[Figure], whose: str) -> GateResult | None:
     missing = next((value for value in values if value.value is None), None)
     if missing is None:
@@ -280,7 +302,9 @@ def _relative(
 ) -> _Draft:
     a, b = _values(gate, baseline), _values(gate, runs)
     if (
-        absent := _absent(gate, label, a, "the baseline") or _absent(gate, label, b, label)
+        absent := _of_several_stages(gate, label, {"baseline": baseline, label: runs})
+        or _absent(gate, label, a, "the baseline")
+        or _absent(gate, label, b, label)
     ) is not None:
         return _Draft(absent)
     boundaries = sorted({value.boundary for value in (*a, *b) if value.boundary})
@@ -328,7 +352,10 @@ def _relative(
 
 def _absolute(gate: Threshold, label: str, runs: Sequence[RunResult]) -> _Draft:
     values = _values(gate, runs)
-    if (absent := _absent(gate, label, values, label)) is not None:
+    if (
+        absent := _of_several_stages(gate, label, {label: runs})
+        or _absent(gate, label, values, label)
+    ) is not None:
         return _Draft(absent)
     known = [value.value for value in values if value.value is not None]
     result = GateResult(label, gate, Outcome.TOO_FEW, fmean(known), n=len(known), cv=_cv(known))

@@ -170,15 +170,25 @@ Reader = Callable[[RunResult], Figure]
 
 
 def rows(
-    sides: Mapping[str, Sequence[RunResult]], sensor_error: float = BOARD_SENSOR_ERROR
+    sides: Mapping[str, Sequence[RunResult]],
+    sensor_error: float = BOARD_SENSOR_ERROR,
+    *,
+    only: Sequence[str] | None = None,
+    stages: int = 1,
 ) -> Iterator[Row]:
     """Rows of every metric that at least one run has: the headline first, then in the order of
-    definition. The first side is the baseline; `sensor_error` bounds a GPU sensor's gain error,
-    relative.
+    definition.
+
+    Args:
+        sides: runs by label; the first is the baseline.
+        sensor_error: bound of a GPU sensor's gain error, relative.
+        only: keys of the rows; default: all.
+        stages: how many load stages are compared together; each gets an equal part of the
+            false-positive rate.
     """
     runs = [run for members in sides.values() for run in members]
     baseline = next(iter(sides.values()))
-    known = list(_known(runs))
+    known = [row for row in _known(runs) if only is None or row[0] in only]
     drafts: dict[str, list[Cell]] = {key: [] for key, _, _ in known}
     for label, members in list(sides.items())[1:]:
         found = {
@@ -191,14 +201,14 @@ def rows(
             if difference is not None and difference.p_value is not None
         }
         for asked in (tests.keys() & HEADLINE, tests.keys() - HEADLINE):
-            standing = holm({key: tests[key] for key in asked})
+            standing = holm({key: tests[key] for key in asked}, ALPHA / stages)
             for key in asked:
                 cell, difference = found[key]
                 assert difference is not None
                 counts = (len(baseline), len(members))
                 better, significant = METRICS[base(key)].better, key in standing
                 cell = _judged(
-                    cell, better, difference, len(asked), counts, significant=significant
+                    cell, better, difference, len(asked) * stages, counts, significant=significant
                 )
                 found[key] = cell, difference
         for key, (cell, _) in found.items():

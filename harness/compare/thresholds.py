@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.artifacts.run_result import figure_of, statistic_of
-from harness.artifacts.run_summary import Figure, Summary
+from harness.artifacts.run_summary import Figure, StageSummary, Summary
 from harness.core.errors import ProfileError
+from harness.core.records import Basis, Severity
 from harness.core.units import human_number
-from harness.profile.thresholds import Threshold, parse_threshold
+from harness.profile.thresholds import EVERY_STAGE, Threshold, parse_threshold
 
 COLUMNS: Final = ("threshold", "value", "limit", "result", "reason")
 """Headings of `ThresholdResult.row`."""
@@ -46,21 +47,30 @@ class ThresholdResult:
 
 def evaluate_thresholds(thresholds: Sequence[str], summary: Summary) -> list[ThresholdResult]:
     """Evaluate thresholds such as `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`, in their
-    order.
+    order; those on every stage (`*: …`) for each stage.
 
     Raises:
         ProfileError: a threshold is not in the grammar.
     """
-    return [_evaluate(text, summary) for text in thresholds]
+    names = [stage.name for stage in summary.stages]
+    return [
+        _evaluate(one, summary)
+        for text in thresholds
+        for threshold in [_parsed(text)]
+        for one in threshold.at_stages(names) or (threshold,)
+    ]
 
 
-def _evaluate(text: str, summary: Summary) -> ThresholdResult:
+def _parsed(text: str) -> Threshold:
     try:
-        threshold = parse_threshold(text)
+        return parse_threshold(text)
     except ValueError as error:
         raise ProfileError(
             f"threshold {text!r}: {error}", next_step="write it as in 'ttft_s.p99 < 1.5'"
         ) from error
+
+
+def _evaluate(threshold: Threshold, summary: Summary) -> ThresholdResult:
     found = value_of(threshold, summary)
     if threshold.relative:
         reason = "needs repeats of both sides: use harness repeat or harness compare --gate"
@@ -68,6 +78,9 @@ def _evaluate(text: str, summary: Summary) -> ThresholdResult:
     if found.value is None:
         reason = threshold.figure + f" is absent: {found.note}"
         return ThresholdResult(threshold, None, passed=False, reason=reason)
+    if invalid := _invalid(threshold, summary):
+        reason = f"stage {threshold.stage} supports no claim: {', '.join(invalid)}"
+        return ThresholdResult(threshold, found.value, passed=False, reason=reason)
     return ThresholdResult(threshold, found.value, passed=threshold.met_by(found.value))
 
 
@@ -75,9 +88,24 @@ def value_of(threshold: Threshold, summary: Summary) -> Figure:
     """The value that a threshold names. By the grammar, distributions and only they have a
     statistic.
     """
+    source = summary if threshold.stage is None else _stage(threshold, summary)
+    if source is None:
+        missing = "any stage" if threshold.stage == EVERY_STAGE else f"a stage {threshold.stage}"
+        return Figure(None, "", basis=Basis.ABSENT, note=f"the run does not have {missing}")
     if threshold.statistic is not None:
-        return statistic_of(summary, threshold.metric, threshold.statistic)
-    plain = figure_of(summary, threshold.metric)
+        return statistic_of(source, threshold.metric, threshold.statistic)
+    plain = figure_of(source, threshold.metric)
     if threshold.boundary is None or plain.boundary == threshold.boundary:
         return plain
-    return figure_of(summary, f"{threshold.metric}@{threshold.boundary}")
+    return figure_of(source, f"{threshold.metric}@{threshold.boundary}")
+
+
+def _stage(threshold: Threshold, summary: Summary) -> StageSummary | None:
+    return next((one for one in summary.stages if one.name == threshold.stage), None)
+
+
+def _invalid(threshold: Threshold, summary: Summary) -> list[str]:
+    """Codes of concerns for which the stage of a threshold supports no claim."""
+    stage = _stage(threshold, summary)
+    concerns = stage.concerns if stage is not None else ()
+    return [one.code for one in concerns if one.severity is Severity.INVALID]

@@ -154,6 +154,60 @@ _REQUESTS: Final = (
         "Let the server or gateway send usage in streams (`stream_options.include_usage` on OpenAI APIs).",
     ),
     Explained(
+        "usage_zero",
+        "Responses with content report 0 output tokens, or 0 prompt tokens.",
+        "A 0 next to content is no count, so these tokens are treated as unknown.",
+        "Upgrade the server or the gateway, or let it pass the engine's usage through.",
+    ),
+    Explained(
+        "usage_unusable",
+        "Responses report token counts that are not whole numbers, or no object at all.",
+        "These counts are not used, so token throughput is incomplete.",
+        "Upgrade the server or the gateway, or let it pass the engine's usage through.",
+    ),
+    Explained(
+        "usage_disagrees",
+        "Token counts within one response contradict each other, such as a prompt that shrinks.",
+        "The last count is used. If it is the wrong one, token throughput is wrong.",
+        "Read `error` of these requests in requests.parquet, and compare with the server's counters.",
+    ),
+    Explained(
+        "usage_repeated",
+        "Every chunk of a response repeats its final usage.",
+        "Tokens per chunk are unknown, so inter-chunk latency replaces ITL.",
+        "Nothing, unless ITL is needed: then use a server with `stream_options.continuous_usage_stats`.",
+    ),
+    Explained(
+        "response_form",
+        "Responses deviate from their API, such as a missing end marker, pings that are not JSON, or content as parts.",
+        "They were read as what they mean. Stricter clients may fail on them.",
+        "Nothing for this result. Report the deviation to the project of the server or gateway.",
+    ),
+    Explained(
+        "response_compressed",
+        "Responses were compressed, although the requests asked for none.",
+        "Compression can hold back tokens, which raises TTFT and blurs ITL.",
+        "Turn compression of `text/event-stream` off in the proxy in front of the server.",
+    ),
+    Explained(
+        "no_content",
+        "Responses report several output tokens but carried no content.",
+        "TTFT and TPOT do not cover them. Hidden reasoning or a parser that drops output is the usual cause.",
+        "Let the server stream reasoning (`reasoning_content`), and check its tool and reasoning parsers.",
+    ),
+    Explained(
+        "stream_in_bursts",
+        "Several events with content arrived together, long after the previous ones.",
+        "Something between server and client buffers the stream. TTFT includes the wait; TPOT and ITL omit these responses.",
+        "Turn buffering off (nginx: `proxy_buffering off`), or measure without the proxy.",
+    ),
+    Explained(
+        "no_arrival_times",
+        "The kernel does not report when packets arrived (SO_TIMESTAMPNS).",
+        "Tokens are timed when they are read, so a busy load generator makes them late.",
+        "Run the load generator on Linux without gVisor, or rely on the reference server's error of this run.",
+    ),
+    Explained(
         "chunk_tokens_disagree",
         "The tokens in the streamed chunks of a response differ from its usage by more than 2% and one token.",
         "TPOT and inter-token latency are computed from the chunks.",
@@ -194,6 +248,12 @@ _REQUESTS: Final = (
         "The model's tokenizer and the server count different numbers of input tokens for the same requests.",
         "Input token counts may be wrong, or the server adds or removes text.",
         "Check that `model.id` is the model that is served, and that chat template and tokenizer have the same version.",
+    ),
+    Explained(
+        "client_limit",
+        "The load generator ran out of file descriptors, ports or memory.",
+        "These requests never reached the server; their failure is not the server's.",
+        "Raise the limit (`ulimit -n`, net.ipv4.ip_local_port_range), or lower the concurrency.",
     ),
 )
 
@@ -355,6 +415,12 @@ _SERVER: Final = (
         "Check the server's version and its TTFT histogram, and whether a gateway sends early chunks.",
     ),
     Explained(
+        "server_ttft_below_client",
+        "Mean TTFT at the client is far above that of the server's own histogram.",
+        "Requests wait in front of the server, or a proxy buffers its stream.",
+        "Measure without the proxy, or turn its buffering off (nginx: `proxy_buffering off`).",
+    ),
+    Explained(
         "server_warm",
         "The server had processed prompt tokens before this run.",
         "Its prefix cache may hold this run's prompts, which makes TTFT look better.",
@@ -365,6 +431,18 @@ _SERVER: Final = (
         "The server's counters were reset, or its process changed during the run.",
         "Requests failed or waited meanwhile, and counts across the restart are wrong.",
         "Find the crash in the server's log (out of memory, watchdog), fix it and rerun.",
+    ),
+    Explained(
+        "metrics_mixed",
+        "One metrics URL returned the counters of several processes in turn.",
+        "A balancer is in between: increases of such counters mean nothing, so none is used.",
+        "Name each replica's own URL in `server.urls` or `server.metrics_urls`.",
+    ),
+    Explained(
+        "server_unusual",
+        "An attached server gave an unusual response before the run, but serves.",
+        "Usually nothing. The message quotes the response.",
+        "Check that the message describes the server that you expect.",
     ),
     Explained(
         "target_unreachable",
@@ -484,6 +562,12 @@ _TELEMETRY: Final = (
         "telemetry_control",
         "Supervisor and telemetry recorder exchanged a message that could not be read.",
         "A target or a process may not be recorded.",
+        "Rerun. If it recurs, report it with logs/telemetry.log: it is a defect of the harness.",
+    ),
+    Explained(
+        "telemetry_loop_failed",
+        "Readings of the host or of the live view failed within the recorder.",
+        "These readings are missing; power and scrapes continue.",
         "Rerun. If it recurs, report it with logs/telemetry.log: it is a defect of the harness.",
     ),
     Explained(

@@ -50,8 +50,8 @@ _power = partial(MetricDef, boundary="power")
 _LATENCIES: Final = (
     _latency("ttft_s", "Time to first token (TTFT)", "First chunk with content (text, thinking or tool input) - scheduled send time, which avoids coordinated omission. Role-only chunks, `message_start`, pings and comments do not count."),
     _latency("ttft_from_sent_s", "TTFT from actual send", "As ttft_s, but from the last byte of the request handed to the kernel; the difference is schedule_lag_s."),
-    _latency("tpot_s", "Time per output token (TPOT)", "(Last token - first token) / (output tokens - 1), per request; if the stream reports tokens per chunk, over the tokens after the first chunk. Absent for one token or one chunk."),
-    _latency("itl_s", "Inter-token latency (ITL)", "Gaps between chunks; a gap before a chunk of k tokens counts as k gaps of 1/k of its length. Absent if the stream does not report tokens per chunk: see inter_event_s."),
+    _latency("tpot_s", "Time per output token (TPOT)", "(Last token - first token) / (output tokens - 1), per request; if the stream reports tokens per chunk, over the tokens after the first chunk. Absent for one token, one chunk or a response in bursts."),
+    _latency("itl_s", "Inter-token latency (ITL)", "Gaps between chunks, without responses in bursts; a gap before a chunk of k tokens counts as k gaps of 1/k of its length. Absent if the stream does not report tokens per chunk: see inter_event_s."),
     _latency("inter_event_s", "Inter-chunk latency", "Gaps between chunks with content, one per chunk whatever its number of tokens. Used if the stream does not report tokens per chunk; it is not the inter-token latency."),
     _latency("e2e_s", "End-to-end latency (E2E)", "Last token (end of the response if it had no content) - scheduled send time."),
     _latency("e2e_from_sent_s", "E2E latency from actual send", "As e2e_s, but from the last byte of the request handed to the kernel."),

@@ -3,6 +3,8 @@
 Servers that the harness starts are always reached directly.
 """
 
+import os
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import Iterable
@@ -17,6 +19,8 @@ from harness.core.records import Concern, Endpoint, Severity
 
 ENVIRONMENT: Final = "environment"
 NONE: Final = "none"
+FROM_ENVIRONMENT: Final = "env:"
+"""Prefix of a header's value that is the name of an environment variable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +51,21 @@ class Network:
         ca_file: PEM file of certificate authorities to trust instead of the system's; None: the
             system's, or those of SSL_CERT_FILE.
         verify: check certificates and host names.
+        headers: names and values of additional headers; `env:NAME` is the value of a variable.
     """
 
     proxy: str = ENVIRONMENT
     ca_file: str | None = None
     verify: bool = True
+    headers: tuple[tuple[str, str], ...] = ()
+
+    def sent_headers(self) -> dict[str, str]:
+        """The additional headers with their values, which may be secrets.
+
+        Raises:
+            PreflightError: a variable is not set, empty, or not usable in a header.
+        """
+        return {name: _header_value(name, value) for name, value in self.headers}
 
     def proxy_for(self, url: str, *, started: bool = False) -> Proxy | None:
         """The proxy for a server's URL; None: direct, as for servers that the harness `started`.
@@ -95,6 +109,10 @@ class Network:
                 f"traffic.tls.ca_file: {self.ca_file} cannot be read as certificates: {error}",
                 next_step="name a PEM file of certificates",
             ) from error
+        if self.ca_file is not None:
+            # Since Python 3.13 the default refuses private authorities without the extensions of
+            # RFC 5280, although they were named to be trusted.
+            context.verify_flags &= ~ssl.VERIFY_X509_STRICT
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -118,6 +136,60 @@ class Network:
                 )
                 found.append(Concern("tls_unverified", Severity.NOTE, text))
         return found
+
+
+HEAD_START_S: Final = 0.25
+"""How long one address of several is tried before the next (RFC 8305)."""
+_reached: dict[tuple[str, int], str] = {}
+
+
+def addresses(host: str, port: int) -> list[str]:
+    """All addresses of a name, each once, in the resolver's order.
+
+    Raises:
+        OSError: the name cannot be resolved.
+    """
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+def reachable(host: str, port: int, timeout_s: float | None) -> str:
+    """An address of a name that accepts connections; the one of the last call is tried first.
+
+    Raises:
+        OSError: the name cannot be resolved, or no address accepts connections.
+    """
+    known = addresses(host, port)
+    if len(known) == 1:
+        return known[0]
+    last = _reached.get((host, port))
+    known.sort(key=lambda address: address != last)
+    failure: OSError = TimeoutError(f"no address of {host} accepts connections")
+    rest_s = max(HEAD_START_S, (timeout_s or 10.0) / len(known))
+    for limit_s in (HEAD_START_S, rest_s):
+        for address in known:
+            try:
+                socket.create_connection((address, port), timeout=limit_s).close()
+            except OSError as error:
+                failure = error
+            else:
+                _reached[host, port] = address
+                return address
+    raise failure
+
+
+def _header_value(name: str, value: str) -> str:
+    variable = value.removeprefix(FROM_ENVIRONMENT)
+    if variable == value:
+        return value
+    found = os.environ.get(variable, "").strip()
+    if not found or not (found.isascii() and found.isprintable()):
+        raise PreflightError(
+            f"traffic.headers.{name}: environment variable {variable!r} has no usable value",
+            cause="it is not set, empty, or has characters that headers do not allow",
+            next_step=f"export {variable}=…, or name another variable",
+        )
+    return found
 
 
 def is_loopback(host: str) -> bool:

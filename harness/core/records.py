@@ -1,7 +1,9 @@
 """Types that several packages use: outcomes, boundaries, verdicts, endpoints."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, Final
 
 CANARY = "canary"
 """Class and replica of requests that measure the load generator's live timing error: recorded, but
@@ -13,18 +15,41 @@ class Outcome(StrEnum):
     """How a request ended. Only `OK` counts as completed; only `DROPPED` was never tried."""
 
     OK = "ok"
-    HTTP_ERROR = "http_error"  # a status other than 200
-    API_ERROR = "api_error"  # an error event after HTTP 200
+    HTTP_ERROR = "http_error"  # a status other than 2xx
+    API_ERROR = "api_error"  # an error within a response of status 2xx
+    ABORTED = "aborted"  # the stop reason is not the model's own: abort, error, canceled
+    EMPTY = "empty"  # neither content nor output tokens
     TIMEOUT_CONNECT = "timeout_connect"
     TIMEOUT_FIRST_BYTE = "timeout_first_byte"
     TIMEOUT_IDLE = "timeout_idle"  # between chunks
     TIMEOUT_TOTAL = "timeout_total"
     CONNECTION_ERROR = "connection_error"  # refused or reset before a response
-    TRUNCATED = "truncated"  # the stream ended without its end marker
+    CLIENT_LIMIT = "client_limit"  # descriptors, ports or memory of the load generator ran out
+    TRUNCATED = "truncated"  # the stream ended before the response did
     MALFORMED = "malformed"  # not valid HTTP or not a valid event stream
     CANCELLED = "cancelled"  # planned abandonment by the user
     INTERRUPTED = "interrupted"  # the run was stopped with the request in flight
     DROPPED = "dropped"  # not started within its cap; never sent
+
+
+class Note(StrEnum):
+    """Deviation of a response that was read all the same."""
+
+    NO_END_MARKER = "no_end_marker"  # a stop reason and a complete HTTP message, but no end marker
+    NO_STOP_REASON = "no_stop_reason"  # the end marker and final usage, but no stop reason
+    UNKNOWN_STOP_REASON = "unknown_stop_reason"  # not in the API's table
+    MARKER_AFTER_END = "marker_after_end"  # another API's end marker after this one's
+    FOREIGN_EVENT = "foreign_event"  # pings that are not JSON, documents of no known form
+    NO_BLANK_LINES = "no_blank_lines"  # events are separated by one newline
+    CONTENT_FORM = "content_form"  # content as parts or objects, where text belongs
+    CONTENT_TYPE = "content_type"  # an event stream under another content type
+    COMPRESSED = "compressed"  # although `accept-encoding: identity` was sent
+    USAGE_ZERO = "usage_zero"  # counts of 0 next to content
+    USAGE_UNUSABLE = "usage_unusable"  # counts that are not whole numbers
+    USAGE_REPEATED = "usage_repeated"  # the final usage in every chunk
+    USAGE_DISAGREES = "usage_disagrees"  # counts that contradict each other
+    BURST = "burst"  # several events with content per read
+    READ_TIMES = "read_times"  # no arrival time from the kernel: the time of the read
 
 
 class Api(StrEnum):
@@ -36,11 +61,52 @@ class Api(StrEnum):
     RESPONSES = "responses"  # OpenAI responses
 
 
+@dataclass(frozen=True, slots=True)
+class BodyForm:
+    """Deviations of request bodies that a server requires.
+
+    Attributes:
+        length_key: sent in place of `max_tokens`; None: the API's own.
+        omit: keys to leave out; `outer.inner` for a key inside an object.
+    """
+
+    length_key: str | None = None
+    omit: tuple[str, ...] = ()
+
+    def adapt(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A body in this form."""
+        value = {
+            (self.length_key if key == "max_tokens" and self.length_key else key): item
+            for key, item in body.items()
+            if key not in self.omit
+        }
+        for outer, _, inner in (key.partition(".") for key in self.omit):
+            if inner and isinstance(value.get(outer), dict):
+                value[outer] = {k: item for k, item in value[outer].items() if k != inner}
+        return value
+
+
+AS_IT_IS: Final = BodyForm()
+"""No deviations."""
+
+
 class Purpose(StrEnum):
     """Purpose of a run. A smoke run checks function and makes no performance claim."""
 
     SMOKE = "smoke"
     MEASURE = "measure"
+
+
+class HeadlineRule(StrEnum):
+    """How the load stage is chosen whose metrics head a summary; a stage's name is the other way.
+
+    `best_under_slo`: the highest output throughput among the stages that meet the SLOs.
+    `highest_throughput`: the highest output throughput. `last`: the last stage.
+    """
+
+    BEST_UNDER_SLO = "best_under_slo"
+    HIGHEST_THROUGHPUT = "highest_throughput"
+    LAST = "last"
 
 
 class OutputLength(StrEnum):
@@ -163,6 +229,7 @@ class ServerInfo:
         settings: resolved settings worth comparing (max_model_len, dtype, tensor_parallel_size, …).
         log_paths: server log of each replica, relative to the run directory.
         ready_s: time from start to ready, None for `attach`.
+        notes: unusual responses of a server that is ready nevertheless.
     """
 
     kind: str
@@ -172,6 +239,7 @@ class ServerInfo:
     settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     log_paths: tuple[str, ...] = ()
     ready_s: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 """Results of `harness fleet`: estimates for runs at sites, and refusals."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from harness.artifacts.typed_json import to_json
-from harness.fleet.estimate.results import FleetEstimate
+from typing_extensions import TypedDict
+
+from harness.artifacts.typed_json import json_of, to_json
+from harness.fleet.estimate.results import EstimateJson, FleetEstimate
 from harness.fleet.over_time.forecast import Forecast
 
 
@@ -32,7 +34,7 @@ class FleetAnswer:
     cases: tuple[Case, ...]
     refused: tuple[Refusal, ...] = ()
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> "FleetJson":
         """fleet.json."""
         return {
             "schema_version": 1,
@@ -43,5 +45,20 @@ class FleetAnswer:
                 }
                 for case in self.cases
             ],
-            "refused": [asdict(item) for item in self.refused],
+            "refused": [to_json(item) for item in self.refused],
         }
+
+
+class CaseJson(TypedDict):
+    """A case in fleet.json."""
+
+    estimate: EstimateJson
+    forecast: Annotated[Any, json_of(Forecast | None)]
+
+
+class FleetJson(TypedDict):
+    """fleet.json."""
+
+    schema_version: int
+    cases: list[CaseJson]
+    refused: list[Annotated[Any, json_of(Refusal)]]

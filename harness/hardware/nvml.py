@@ -43,10 +43,12 @@ def session() -> Iterator[None]:
 
 
 def ask(call: Callable[..., T], *args: Any) -> T | None:  # noqa: ANN401 - NVML's own argument types
-    """The result of an NVML call, or None if this GPU or driver does not provide it."""
+    """The result of an NVML call, or None if this GPU or driver does not provide it, or returns
+    text that is not UTF-8.
+    """
     try:
         return call(*args)
-    except pynvml.NVMLError:
+    except (pynvml.NVMLError, UnicodeDecodeError):
         return None
 
 

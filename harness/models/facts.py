@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from harness.core.cache import expand_user
 from harness.core.errors import PreflightError
 from harness.core.records import ModelFacts
 from harness.models import cache, smollm2, tiny
 from harness.plan import corpus
 from harness.processes.command import ask
 from harness.processes.start import own_environment, own_module
+from harness.profile.schema import Profile
 
 BUILTIN_PREFIX: Final = "builtin:"
 MAKE_DEADLINE_S: Final = 900.0
@@ -90,6 +92,26 @@ def add_smollm2() -> ModelFacts:
     return resolve(BUILTIN_PREFIX + _SMOLLM2)
 
 
+def facts_of(profile: Profile) -> ModelFacts:
+    """The facts of a profile's model.
+
+    The name that an attached server has for its model may be a path of another machine, about which
+    nothing is known here. The id is empty if that server was not asked yet.
+
+    Raises:
+        PreflightError: as for `resolve`.
+    """
+    if not (name := profile.model_id):
+        return ModelFacts("")
+    elsewhere = profile.server.kind == "attach" and name == (profile.model.served_name or "")
+    try:
+        return resolve(name, load_format=profile.model.load_format)
+    except PreflightError:
+        if elsewhere:
+            return ModelFacts(name)
+        raise
+
+
 def resolve(model_id: str, *, load_format: str = "auto") -> ModelFacts:
     """The facts of a model. Built-in models are built if not cached; nothing is downloaded from a
     hub.
@@ -148,7 +170,7 @@ def _builtin(model_id: str) -> Path:
 
 def _as_path(model_id: str) -> Path | None:
     """The path that `model_id` means; None for a hub id. `org/name` is a path only if it exists."""
-    path = Path(model_id).expanduser()
+    path = expand_user(model_id)
     hub_id = not model_id.startswith((".", "~", "/")) and model_id.count("/") <= 1
     return None if hub_id and not model_id.endswith("/") and not path.exists() else path
 
@@ -182,7 +204,7 @@ def _hub_snapshot(model_id: str) -> Path | None:
     refs/main, snapshots/).
     """
     env = os.environ.get
-    home = env("HF_HOME") or Path(env("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface")
+    home = env("HF_HOME") or Path(env("XDG_CACHE_HOME") or expand_user("~/.cache"), "huggingface")
     hub = env("HF_HUB_CACHE") or Path(home, "hub")
     root = Path(hub, "models--" + model_id.replace("/", "--"))
     ref = root / "refs" / "main"

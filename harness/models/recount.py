@@ -82,7 +82,7 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
             "this harness version derives a different plan from the profile, so request bodies"
             " cannot be rebuilt"
         )
-    api = wire(profile.traffic.api)
+    api = wire(profile.api)
     render = _renderer(Path(str(facts.path))) if api.has_roles else None
     rows = _answered(run_dir)
     if not rows:
@@ -102,7 +102,7 @@ def _recount(run_dir: RunDir) -> dict[str, Any]:
             break
     return {
         "reason": None,
-        "api": str(profile.traffic.api),
+        "api": str(profile.api),
         "answered": len(rows),
         "requests": counted,
         "messages": messages,

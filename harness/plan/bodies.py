@@ -4,6 +4,7 @@ Shared blocks (tools, system prompt) are rendered once per process, each message
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -12,6 +13,7 @@ from typing import Final
 from harness.api.base import SALT, RequestSettings
 from harness.api.parts import ContentPart, Role, Tool
 from harness.api.table import wire
+from harness.core.records import AS_IT_IS, BodyForm
 from harness.plan.assistant_turn import live_turn, planned_part, tool_ids
 from harness.plan.prompt_text import Texts
 from harness.plan.types import Block, Message, Place, Session, Thread
@@ -20,6 +22,16 @@ MARKED_USER_MESSAGES: Final = 2
 """Last user messages with a cache breakpoint. With those of tools and system prompt that is four,
 the limit of the Messages API.
 """
+
+
+_OMITTED: Final = {
+    "temperature": re.compile(rb',"temperature":[-+.0-9eE]+'),
+    "stream_options": re.compile(rb',"stream_options":\{[^}]*\}'),
+    "stream_options.continuous_usage_stats": re.compile(rb',"continuous_usage_stats":true'),
+    "min_tokens": re.compile(rb',"min_tokens":[0-9]+'),
+    "ignore_eos": re.compile(rb',"ignore_eos":true'),
+}
+"""How each key of `traffic.omit` stands in a body."""
 
 
 class Conversation:
@@ -33,6 +45,7 @@ class Conversation:
         self._api = wire(settings.api)
         self._texts = texts
         self._head = _head(session, settings, model, texts)
+        self._adapts = settings.form != AS_IT_IS
         self._thread = Thread(session.turns)
         self._messages: dict[Place, bytes] = {}  # rendered so far
         self._live: dict[Place, tuple[ContentPart, ...]] = {}
@@ -72,6 +85,8 @@ class Conversation:
             planned_tok = self._session.turns[turn_index].thinking_tok
             asked = self._api.asked(self._settings, planned_tok, output_tok)
         tail = self._api.tail(self._settings, output_tok)
+        if self._adapts:
+            tail = _adapted(tail, self._settings.form)
         return self._api.body(self._head, messages, asked + tail)
 
     def _mark(self, places: Sequence[Place], messages: list[bytes]) -> None:
@@ -114,7 +129,20 @@ def _shared_head(
     tools = [Tool(name, texts.escaped(block)) for name, block in named]
     if tools:
         tools[0] = replace(tools[0], description=_salted(tools[0].description))
-    return wire(settings.api).head(model, _salted(texts.escaped(system)), tools, settings)
+    head = wire(settings.api).head(model, _salted(texts.escaped(system)), tools, settings)
+    return _adapted(head, settings.form)
+
+
+def _adapted(part: bytes, form: BodyForm) -> bytes:
+    """The head or tail of a body in another form. Quotes inside its texts are escaped, so that a
+    key's pattern matches only the key.
+    """
+    for key in form.omit:
+        part = _OMITTED[key].sub(b"", part, count=1)
+    if form.length_key is not None:
+        length = b',"%b":' % form.length_key.encode()
+        part = part.replace(b',"max_tokens":', length, 1)
+    return part
 
 
 def _head(session: Session, settings: RequestSettings, model: str, texts: Texts) -> bytes:

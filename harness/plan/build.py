@@ -16,7 +16,7 @@ from harness.api.base import RequestSettings
 from harness.api.messages import LEAST_BUDGET_TOK
 from harness.api.table import wire
 from harness.core.errors import ProfileError
-from harness.core.records import ModelFacts, OutputLength, Purpose
+from harness.core.records import AS_IT_IS, ModelFacts, OutputLength, Purpose
 from harness.plan.arrivals import arrivals_ns, schedule_of
 from harness.plan.describe_load import in_words
 from harness.plan.residual_life import LEAST_POOL, MOST_POOL, Pool, span_ns
@@ -33,7 +33,14 @@ from harness.plan.workloads.classes import (
 )
 from harness.plan.workloads.shared_prefix import MESSAGE_OVERHEAD_TOK, Head
 from harness.profile.schema import Profile
-from harness.profile.stages import AllAtOnceStage, ConcurrencyStage, OpenStage, ReplayStage, Stage
+from harness.profile.stages import (
+    AllAtOnceStage,
+    ConcurrencyStage,
+    OpenStage,
+    ReplayStage,
+    Stage,
+    stage_name,
+)
 from harness.profile.workloads import MixWorkload, ReplayWorkload, Workload
 
 PLAN_VERSION: Final = 3
@@ -262,7 +269,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
     stages = tuple(
         _stage(profile, stage, index) for index, stage in enumerate(profile.traffic.load)
     )
-    api = profile.traffic.api
+    api = profile.api
     settings = RequestSettings(
         api=api.value,
         # The Messages API has no field for it; a model that cannot end by itself does not need it.
@@ -272,6 +279,7 @@ def make_plan(profile: Profile, facts: ModelFacts) -> RunPlan:
         live=profile.traffic.assistant == "live",
         thinking=profile.thinking,
         effort=profile.traffic.thinking_effort,
+        form=profile.traffic.form,
     )
     notes = [] if scale == 1 else [f"all lengths are scaled by {scale:.4g}: {reason}"]
     if source == "default":
@@ -377,8 +385,10 @@ def _starts(stages: Sequence[StagePlan]) -> Iterator[str]:
 def workload_sha256(profile: Profile) -> str:
     """Hash of the profile's traffic and SLOs, without the seed and load generator settings."""
     traffic = profile.traffic.model_dump(
-        mode="json", exclude={"workers", "calibrate", "canary", "proxy", "tls"}
+        mode="json",
+        exclude={"workers", "calibrate", "canary", "proxy", "tls", "headers", "length_key"},
     )
+    traffic["api"] = profile.api.value
     traffic["load"] = [_set(stage, "part") for stage in traffic["load"]]
     traffic["output_length"] = profile.output_length.value
     traffic["cache_control"] = profile.cache_control
@@ -393,6 +403,8 @@ def workload_sha256(profile: Profile) -> str:
     for key in ("thinking", "thinking_effort"):
         if traffic[key] in ("off", None):
             del traffic[key]
+    if not traffic["omit"]:
+        del traffic["omit"]
     if traffic["assistant"] == "recorded":
         del traffic["assistant"]
     traffic["steady"] = [_is_steady(profile, stage) for stage in profile.traffic.load]
@@ -401,11 +413,14 @@ def workload_sha256(profile: Profile) -> str:
 
 def _plan_sha256(plan: RunPlan) -> str:
     digest = hashlib.sha256()
+    settings = asdict(plan.settings)
+    if plan.settings.form == AS_IT_IS:
+        del settings["form"]  # as in plans of earlier versions
     fixed = {
         "version": PLAN_VERSION,
         "seed": plan.seed,
         "stages": [_set(asdict(stage), "part") for stage in plan.stages],
-        "settings": asdict(plan.settings),
+        "settings": settings,
         "tok_per_word": round(plan.tok_per_word, 6),
         "context_limit_tok": plan.context_limit_tok,
         "corpus": _corpus_sha256(),
@@ -456,7 +471,7 @@ def _stage(profile: Profile, stage: Stage, index: int) -> StagePlan:
         schedule = Schedule("trace")
     return StagePlan(
         index=index,
-        name=stage.name or f"{index}-{stage.kind}",
+        name=stage_name(stage, index),
         kind=stage.kind,
         load=in_words(stage),
         warmup_ns=round((stage.warmup_s or 0.0) * 1e9),

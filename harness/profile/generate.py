@@ -94,8 +94,10 @@ With the first line, editors with a YAML language server complete keys and show 
 _THRESHOLDS: Final = f"""\
 ## Thresholds
 
-`thresholds` is a list of conditions on the result, each `METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]`. The exit code is 99 if one fails.
+`thresholds` is a list of conditions on the result, each `[STAGE:] METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]`. The exit code is 99 if one fails.
 
+- `STAGE` is the name of a load stage, or `*` for every stage (in quotes: `*` has a meaning in YAML). Without it, the
+  condition is on the headline stage.
 - Operators: `<`, `<=`, `>`, `>=`.
 - Metrics in seconds accept units of time, others `k` and `M`, ratios `%`.
 - `METRIC@BOUNDARY` is a power metric at another boundary than the summary's first.

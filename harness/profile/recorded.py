@@ -4,7 +4,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +90,11 @@ class RecordedPowerSource:
 
 @dataclass(frozen=True, slots=True)
 class RecordedTelemetry:
-    """Telemetry settings. `power` is empty for `auto` and `none`."""
+    """Telemetry settings."""
 
     scrape_interval_s: float | None = None
     prometheus: str | None = None
-    power: tuple[RecordedPowerSource, ...] = ()
+    power: tuple[RecordedPowerSource, ...] | Literal["auto", "none"] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,7 @@ class RecordedProfile:
     server: RecordedServer = RecordedServer()
     traffic: RecordedTraffic = RecordedTraffic()
     slos: RecordedSlos = RecordedSlos()
+    headline: str | None = None
     telemetry: RecordedTelemetry = RecordedTelemetry()
     energy: RecordedEnergy = RecordedEnergy()
     price: RecordedPrice = RecordedPrice()

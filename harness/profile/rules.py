@@ -8,7 +8,8 @@ everything.
 import difflib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -16,11 +17,13 @@ from harness.api.table import WIRE_APIS, wire
 from harness.checked_yaml.fields import Strict
 from harness.checked_yaml.problems import Path, Violation
 from harness.core.metrics import METRICS
-from harness.core.records import CANARY, Boundary, OutputLength
+from harness.core.network import FROM_ENVIRONMENT
+from harness.core.records import CANARY, Boundary, HeadlineRule, OutputLength
 from harness.profile.distributions import AnyDistribution
 from harness.profile.schema import BUILTIN_MODELS, Profile
 from harness.profile.serving import TorchServer, VllmServer
-from harness.profile.thresholds import parse_threshold
+from harness.profile.stages import stage_name
+from harness.profile.thresholds import EVERY_STAGE, parse_threshold
 from harness.profile.workloads import Workload
 
 Found: TypeAlias = Iterator[tuple[Path, str, str]]
@@ -59,6 +62,26 @@ OWN_ARGS: Final = {
 _SECRET_NAME: Final = re.compile(
     r"(^|_)(API_?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE
 )
+_SECRET_HEADER: Final = re.compile(
+    r"authorization|cookie|key|token|secret|passw|credential|signature", re.IGNORECASE
+)
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_VARIABLE: Final = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
+_OWN_HEADERS: Final = frozenset(
+    {
+        "accept",
+        "accept-encoding",
+        "anthropic-version",
+        "connection",
+        "content-length",
+        "content-type",
+        "host",
+        "proxy-authorization",
+        "transfer-encoding",
+        "user-agent",
+        "x-harness-request-id",
+    }
+)
 _MATCHER: Final = r"[a-zA-Z_][a-zA-Z0-9_]*\s*(?:=~|!~|!=|=)\s*\"(?:[^\"\\]|\\.)*\""
 _MATCHERS: Final = re.compile(rf"\s*{_MATCHER}\s*(?:,\s*{_MATCHER}\s*)*,?\s*")
 _NEEDS_SLOS: Final = frozenset({"goodput_rps", "goodput_tok_s", "slo_met_ratio"})
@@ -75,9 +98,16 @@ def violations(profile: Profile) -> tuple[Violation, ...]:
     return tuple(Violation(*found, rests_on) for rule, rests_on in RULES for found in rule(profile))
 
 
+def _model_id(profile: Profile) -> Found:
+    """No `model.id`, unless the server is attached."""
+    if profile.model.id is None and profile.server.kind != "attach":
+        fix = "add `id`: a hub id, a folder or `builtin:tiny`; only `kind: attach` needs none"
+        yield ("model", "id"), "is missing", fix
+
+
 def _builtin(profile: Profile) -> Found:
     """A `builtin:` model that does not exist."""
-    model = profile.model.id
+    model = profile.model_id
     if model.startswith("builtin:") and model not in BUILTIN_MODELS:
         near = difflib.get_close_matches(model, BUILTIN_MODELS, n=1, cutoff=0.0)[0]
         fix = f"did you mean `{near}`? Built-in models are {_names(BUILTIN_MODELS)}"
@@ -108,14 +138,16 @@ def _output_length(profile: Profile) -> Found:
     # The Messages API has neither `ignore_eos` nor `min_tokens`: a length is forced there only on
     # a model that never ends by itself.
     model = profile.model
-    if profile.output_length is not OutputLength.FORCED or wire(profile.traffic.api).forces_output:
+    if profile.output_length is not OutputLength.FORCED or wire(profile.api).forces_output:
         return
     if model.id == "builtin:tiny" or model.load_format == "dummy":
         return
     key, why = "output_length", "`output_length: forced`"
     if profile.traffic.output_length is None:
         key, why = "api", "purpose `measure` forces output lengths by default, which"
-    what = f"{why} is impossible over the Messages API: {model.id!r} may end a response early"
+    what = (
+        f"{why} is impossible over the Messages API: {profile.model_id!r} may end a response early"
+    )
     fix = (
         "write `output_length: natural`, or `api: chat`; or serve a model that cannot end by itself"
         " (`builtin:tiny`, `load_format: dummy`)"
@@ -223,16 +255,9 @@ def _attach(profile: Profile) -> Found:
             yield path, f"{url!r} is a duplicate", "list each replica once"
     for key, urls in (("urls", server.urls), ("metrics_urls", server.metrics_urls or ())):
         for index, url in enumerate(urls):
-            try:
-                parts = urlsplit(url)
-                secret, usable = "@" in parts.netloc, bool(parts.hostname) and parts.port != 0
-            except ValueError:
-                secret, usable = False, False
-            path = ("server", key, index)
-            if secret:
-                yield path, f"contains a user or password, {_STORED}", "use api_key_env"
-            elif not usable:
-                yield path, f"{url!r} has no usable host and port", "write http://HOST:PORT"
+            if "@" in urlsplit(url).netloc:
+                what = f"contains a user or password, {_STORED}"
+                yield ("server", key, index), what, "use api_key_env"
     if server.metrics_urls and len(server.metrics_urls) != len(server.urls):
         yield (
             ("server", "metrics_urls"),
@@ -257,6 +282,31 @@ def _network(profile: Profile) -> Found:
         yield ("traffic", "tls", "ca_file"), what, "keep one of the two"
 
 
+def _headers(profile: Profile) -> Found:
+    """`traffic.headers` to a server that the harness starts; headers that the harness sets itself;
+    values that look like secrets, or that no header can have.
+    """
+    traffic, path = profile.traffic, ("traffic", "headers")
+    if traffic.headers and profile.server.kind != "attach":
+        yield path, "are sent to attached servers only", "drop them, or use `server.kind: attach`"
+    keyed = getattr(profile.server, "api_key_env", None) or getattr(
+        profile.server, "api_key_file", None
+    )
+    for name, value in traffic.headers.items():
+        at, lower = (*path, name), name.lower()
+        if not _HEADER_NAME.fullmatch(name) or not value.isascii() or not value.isprintable():
+            yield at, "is not a valid header", "use ASCII letters, digits and `-` in the name"
+        elif lower in _OWN_HEADERS or (keyed and lower in {"authorization", "x-api-key"}):
+            yield at, f"{name!r} is set by the harness itself", "drop it"
+        elif not _VARIABLE.fullmatch(value) and _SECRET_HEADER.search(name):
+            fix = "export the value in the shell and write `env:NAME` with the variable's name"
+            yield at, f"looks like a secret, {_STORED}", fix
+        elif value.startswith(FROM_ENVIRONMENT) and not _VARIABLE.fullmatch(value):
+            yield at, f"{value!r} has no name of a variable", "write `env:NAME`"
+    if len({name.lower() for name in traffic.headers}) < len(traffic.headers):
+        yield path, "has a header twice", "give each header once"
+
+
 def _stages(profile: Profile) -> Found:
     """A load stage with neither `window_s` nor `sessions`; a window of length 0; two stages with
     the same name; `replay` without a trace.
@@ -272,7 +322,7 @@ def _stages(profile: Profile) -> Found:
             yield path, "would never end", "give it `window_s` or `sessions`"
         if stage.window_s is not None and stage.window_s <= 0:
             yield (*path, "window_s"), _NOT_ABOVE_0, "write a duration such as 10m"
-        name = stage.name or f"{index}-{stage.kind}"  # as the plan names a stage without a name
+        name = stage_name(stage, index)
         if name in seen:
             what = f"{name!r} is also the name of stage {seen[name]}"
             yield (*path, "name"), what, "give each stage its own name"
@@ -323,8 +373,8 @@ def _workload(profile: Profile) -> Found:
     with the same name.
     """
     traffic = profile.traffic
-    if traffic.cache_control and not wire(traffic.api).cache_breakpoints:
-        what = f"is only for the Messages API; the API is `{traffic.api}`"
+    if traffic.cache_control and not wire(profile.api).cache_breakpoints:
+        what = f"is only for the Messages API; the API is `{profile.api}`"
         yield ("traffic", "cache_control"), what, "drop it, or write `api: messages`"
     if traffic.workload.kind == "batch" and any(value is not None for _, value in profile.slos):
         fix = "drop it; in a `mix`, SLOs apply to all classes"
@@ -347,9 +397,9 @@ def _thinking(profile: Profile) -> Found:
     traffic = profile.traffic
     apis = [api.name for api in WIRE_APIS.values() if traffic.thinking in api.thinking]
     path: Path = ("traffic", "thinking")
-    if apis and traffic.api not in apis:
+    if apis and profile.api not in apis:
         names = _names(api.value for api in apis)
-        what = f"`{traffic.thinking}` is only for {names}; the API is `{traffic.api}`"
+        what = f"`{traffic.thinking}` is only for {names}; the API is `{profile.api}`"
         yield path, what, "write `off`, or a mode that API has"
     if apis and not reasons(traffic.workload):
         fix = "drop it, or use `thinking` or a `claude-code` with a thinking_share"
@@ -514,6 +564,32 @@ def _threshold_needs(profile: Profile) -> Found:
             yield path, f"{metric} is not available if no GPU serves", _NAME_GPUS
 
 
+def _stage_names(profile: Profile) -> Found:
+    """A stage in `headline` or `thresholds` that the load does not have; `headline` that is both a
+    rule and a stage's name; `headline: best_under_slo` without SLOs.
+    """
+    stages, headline = profile.stage_names, profile.headline
+    if headline in set(HeadlineRule):
+        if headline in stages:
+            what = f"`{headline}` is a rule and the name of a stage"
+            yield ("headline",), what, "rename the stage"
+        if headline == HeadlineRule.BEST_UNDER_SLO and all(v is None for _, v in profile.slos):
+            fix = f"add `slos`, or write `{HeadlineRule.HIGHEST_THROUGHPUT}`"
+            yield ("headline",), "needs SLOs", fix
+    elif headline is not None and headline not in stages:
+        yield ("headline",), *_unknown_stage(headline, (*stages, *HeadlineRule))
+    for index, text in enumerate(profile.thresholds):
+        with suppress(ValueError):  # reported by _threshold_grammar
+            stage = parse_threshold(text).stage
+            if stage not in {None, EVERY_STAGE, *stages}:
+                yield ("thresholds", index), *_unknown_stage(str(stage), stages)
+
+
+def _unknown_stage(name: str, known: Sequence[str]) -> tuple[str, str]:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    return f"unknown stage {name!r}", f"did you mean `{near}`? Use one of {_names(known)}"
+
+
 def _energy(profile: Profile) -> Found:
     """`energy.pue` below 1; a grid factor without its source, or the source alone; `attribute`
     with a single load stage.
@@ -566,6 +642,7 @@ def _names(names: Iterable[str]) -> str:
 
 
 RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = (
+    (_model_id, (("server", "kind"),)),
     (_builtin, ()),
     (_how_served, (("server", "kind"),)),
     (
@@ -583,6 +660,7 @@ RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = 
     (_gpus, (("server",),)),
     (_attach, (("server",),)),
     (_network, ()),
+    (_headers, (("server",),)),
     (_stages, ()),
     (_schedules, ()),
     (_workload, (("traffic", "api"),)),
@@ -594,6 +672,7 @@ RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = 
     (_prometheus, (("server",),)),
     (_threshold_grammar, ()),
     (_threshold_needs, (("server",), ("slos",), ("price",))),
+    (_stage_names, (("traffic", "load"), ("slos",))),
     (_energy, ()),
     (_stage_parts, (("traffic", "workload"),)),
 )

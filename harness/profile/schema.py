@@ -23,14 +23,19 @@ from harness.checked_yaml.fields import (
     Text,
     Whole,
 )
-from harness.core.records import OutputLength, Purpose
+from harness.core.records import Api, OutputLength, Purpose
 from harness.profile.serving import AutoServer, Model, Server
+from harness.profile.stages import STAGE_NAME, stage_name
 from harness.profile.telemetry import Telemetry
+from harness.profile.thresholds import ThresholdText
 from harness.profile.traffic import Traffic
 from harness.profile.workloads import MixWorkload
 
 BUILTIN_MODELS: Final = ("builtin:tiny", "builtin:smollm2-135m")
 """Models that the harness creates itself."""
+
+DEFAULT_API: Final = Api.CHAT
+"""API of servers that the harness starts: all have it, and it can force output lengths."""
 
 IDLE_S: Final = 30.0
 """Idle measurement under purpose measure: the shortest whose energy is not preliminary."""
@@ -151,7 +156,7 @@ class Profile(Strict):
     """Free text."""
     seed: Whole = Field(default=1, ge=0, lt=2**63)
     """Seed of everything random."""
-    model: Model
+    model: Model = Model()
     """The model to serve."""
     server: Server = AutoServer(kind="auto")
     """The server under test."""
@@ -159,14 +164,21 @@ class Profile(Strict):
     """Requests and their times."""
     slos: Slos = Slos()
     """Service level objectives (SLOs) of one request."""
+    headline: str | None = Field(default=None, pattern=rf"^{STAGE_NAME}$")
+    """Load stage whose metrics head the results: `best_under_slo`, `highest_throughput`, `last`, or
+    a stage's name. `best_under_slo` is the highest output throughput among the stages in which at
+    least 90% of requests met every SLO, else the stage with the highest goodput. Default:
+    `best_under_slo` with `slos`, else `highest_throughput`.
+    """
     telemetry: Telemetry = Telemetry()
     """Server metrics, power and host metrics."""
     energy: Energy = Energy()
     """Energy accounting."""
     quality: Quality = Quality()
     """Check of the model's responses."""
-    thresholds: tuple[str, ...] = ()
-    """Conditions on the result, such as `ttft_s.p99 < 1.5`; a failed one makes the exit code 99.
+    thresholds: tuple[ThresholdText, ...] = ()
+    """Conditions on the result, such as `ttft_s.p99 < 1.5` or `c64: ttft_s.p99 < 1.5` (stage `c64`
+    instead of the headline stage); a failed one makes the exit code 99.
     Those relative to a baseline (`output_tok_s >= 0.95 * baseline`) are evaluated over repeats.
     """
     repeats: Whole = Field(default=1, ge=1, le=1000)
@@ -181,6 +193,23 @@ class Profile(Strict):
     @property
     def _measures(self) -> bool:
         return self.purpose is Purpose.MEASURE
+
+    @property
+    def api(self) -> Api:
+        """The wire API in effect. For an attached server without a set API this is an assumption,
+        until `harness.server.detect` has filled it in.
+        """
+        return DEFAULT_API if self.traffic.api is None else self.traffic.api
+
+    @property
+    def model_id(self) -> str:
+        """The model's id, else its served name; empty if the attached server has to be asked."""
+        return self.model.id or self.model.served_name or ""
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Names of the load stages, in order."""
+        return tuple(stage_name(stage, i) for i, stage in enumerate(self.traffic.load))
 
     @property
     def calibrate(self) -> bool:
@@ -231,7 +260,7 @@ class Profile(Strict):
         accepted = server.kind == "torch" or (
             server.kind == "vllm" and server.reasoning_parser is not None
         )
-        budget = "thinking" in self._kinds and "budget" in wire(self.traffic.api).thinking
+        budget = "thinking" in self._kinds and "budget" in wire(self.api).thinking
         return "budget" if budget and accepted else "off"
 
     @property
@@ -242,4 +271,4 @@ class Profile(Strict):
         if self.traffic.cache_control is not None:
             return self.traffic.cache_control
         claude = self._kinds & {"claude-code", "claude-chat"}
-        return wire(self.traffic.api).cache_breakpoints and bool(claude)
+        return wire(self.api).cache_breakpoints and bool(claude)

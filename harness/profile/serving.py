@@ -20,12 +20,12 @@ from harness.checked_yaml.fields import (
 class Model(Strict):
     """The model to serve."""
 
-    id: Text
+    id: Text | None = None
     """`builtin:tiny`, `builtin:smollm2-135m`, a folder with config.json, or a hub id that the
-    server can load.
+    server can load. Only optional with `attach`; default there: the model that the server lists.
     """
     served_name: Text | None = None
-    """Model name in requests; default: the id, or for `attach` the first model that the server
+    """Model name in requests; default: the id, or for `attach` the only model that the server
     lists.
     """
     load_format: Literal["auto", "dummy"] = "auto"

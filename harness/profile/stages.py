@@ -1,16 +1,19 @@
 """Load stages: when requests are sent."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from harness.checked_yaml.fields import Number, Seconds, Strict, Text, Whole
 
+STAGE_NAME: Final = r"[A-Za-z0-9._-]+"
+"""Pattern of a stage's name."""
+
 
 class StageBase(Strict):
     """Settings of every load stage."""
 
-    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]+$")
+    name: str | None = Field(default=None, pattern=rf"^{STAGE_NAME}$")
     """Label in tables; default: kind and position."""
     warmup_s: Seconds | None = None
     """Warm-up: time from the stage's start that is not measured; default: detected in the data and
@@ -167,3 +170,8 @@ Stage = Annotated[
     | ReplayStage,
     Field(discriminator="kind"),
 ]
+
+
+def stage_name(stage: Stage, index: int) -> str:
+    """Name of the stage at a position of the load, as in the plan and the results."""
+    return stage.name or f"{index}-{stage.kind}"

@@ -1,5 +1,7 @@
-"""The grammar of `thresholds`: `METRIC[@BOUNDARY][.STATISTIC] OPERATOR LIMIT`, such as
-`ttft_s.p99 < 1.5` or `output_tok_s >= 1.2k`.
+"""The grammar of `thresholds`: `[STAGE:] METRIC[@BOUNDARY][.STATISTIC] OPERATOR LIMIT`, such as
+`ttft_s.p99 < 1.5`, `c64: output_tok_s >= 1.2k` or `*: error_ratio <= 1%`.
+
+The stage is the name of a load stage, or `*` for every stage; without it, the headline stage.
 
 The limit is a number with a unit, or a share of a baseline:
 `output_tok_s_per_gpu >= 0.95 * baseline`, `tpot_s.p50 <= baseline + 5%`. Metrics are those of
@@ -11,13 +13,16 @@ import difflib
 import math
 import operator
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal, cast
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Final, Literal, cast
+
+from pydantic import BeforeValidator
 
 from harness.core.metrics import METRICS, MetricDef
 from harness.core.records import Boundary
 from harness.core.units import COUNT, parse_duration_s
+from harness.profile.stages import STAGE_NAME
 
 Operator = Literal["<", "<=", ">", ">="]
 _OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
@@ -31,6 +36,7 @@ STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
 """Statistics of a distribution, as under `latency` in `summary.json`."""
 _NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _GRAMMAR: Final = re.compile(
+    rf"(?:\s*(?P<stage>{STAGE_NAME}|\*)\s*:)?"
     r"\s*(?P<metric>[A-Za-z][A-Za-z0-9_]*)(?:@(?P<boundary>[a-z_]+))?(?:\.(?P<statistic>[a-z0-9]+))?\s*(?P<operator><=|>=|==|!=|=<|=>|<|>|=)\s*"
     rf"(?:(?P<number>{_NUMBER})\s*(?P<unit>%|[A-Za-z]*)|(?P<relative>[^<>=]*\bbaseline\b[^<>=]*?))\s*"
 )
@@ -39,6 +45,19 @@ _RELATIVE: Final = re.compile(
     rf"(?:\s*\*\s*(?P<after>{_NUMBER})\s*(?P<after_percent>%?)|\s*(?P<sign>[+-])\s*(?P<change>\d+\.?\d*|\.\d+)\s*%)?"
 )
 _LONGEST: Final = 200
+EVERY_STAGE: Final = "*"
+"""Stage of a threshold on every stage."""
+
+
+def _as_text(value: object) -> object:
+    """`c64: ttft_s.p99 < 1.5` as text: without quotes, YAML reads it as a mapping."""
+    if isinstance(value, Mapping) and len(value) == 1:
+        return ": ".join(str(part) for part in next(iter(value.items())))
+    return value
+
+
+ThresholdText = Annotated[str, BeforeValidator(_as_text)]
+"""A threshold in a YAML file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +69,7 @@ class Threshold:
         boundary: a power boundary other than the summary's first, else None; the summary then has
             the value under `metric@boundary`.
         statistic: one of `STATISTICS` for a distribution, else None.
+        stage: name of a load stage, or `*` for every stage; None: the headline stage.
         limit: in the metric's own unit (seconds for `_s`), or the factor on the baseline's value.
         relative: whether the limit is a factor on a baseline.
     """
@@ -61,12 +81,21 @@ class Threshold:
     operator: Operator
     limit: float
     relative: bool = False
+    stage: str | None = None
 
     @property
     def figure(self) -> str:
-        """Its name in reports: `ttft_s.p99`, `power_w@node`."""
+        """Name of its value in reports: `ttft_s.p99`, `power_w@node`, `c64: ttft_s.p99`."""
+        stage = f"{self.stage}: " if self.stage else ""
         boundary = f"@{self.boundary}" if self.boundary else ""
-        return self.metric + boundary + (f".{self.statistic}" if self.statistic else "")
+        return stage + self.metric + boundary + (f".{self.statistic}" if self.statistic else "")
+
+    def at_stages(self, names: Iterable[str]) -> "tuple[Threshold, ...]":
+        """One threshold per stage if it is on every stage, else itself alone."""
+        if self.stage != EVERY_STAGE:
+            return (self,)
+        condition = self.text.partition(":")[2].strip()
+        return tuple(replace(self, text=f"{name}: {condition}", stage=name) for name in names)
 
     @property
     def at_least(self) -> bool:
@@ -94,8 +123,8 @@ def parse_threshold(text: str) -> Threshold:
     match = _GRAMMAR.fullmatch(text) if len(text) <= _LONGEST else None
     if match is None:
         raise ValueError(
-            f"{text[:_LONGEST]!r} is not METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write for"
-            " example 'ttft_s.p99 < 1.5' or 'output_tok_s >= 0.95 * baseline'"
+            f"{text[:_LONGEST]!r} is not [STAGE:] METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write,"
+            " for example, 'ttft_s.p99 < 1.5' or 'output_tok_s >= 0.95 * baseline'"
         )
     definition = _metric(match["metric"])
     boundary, statistic, symbol = match["boundary"], match["statistic"], match["operator"]
@@ -114,7 +143,14 @@ def parse_threshold(text: str) -> Threshold:
         limit = _factor(relative.strip())
     symbol = cast("Operator", symbol)
     return Threshold(
-        text.strip(), definition.key, boundary, statistic, symbol, limit, relative is not None
+        text.strip(),
+        definition.key,
+        boundary,
+        statistic,
+        symbol,
+        limit,
+        relative is not None,
+        match["stage"],
     )
 
 

@@ -7,9 +7,17 @@ from pydantic import Field
 
 from harness.checked_yaml.fields import Flag, HttpUrlText, Number, Seconds, Strict, Text, Whole
 from harness.core.network import Network
-from harness.core.records import Api, OutputLength
+from harness.core.records import Api, BodyForm, OutputLength
 from harness.profile.stages import Stage
 from harness.profile.workloads import Workload
+
+OmittedKey = Literal[
+    "temperature",
+    "stream_options",
+    "stream_options.continuous_usage_stats",
+    "min_tokens",
+    "ignore_eos",
+]
 
 
 class Timeouts(Strict):
@@ -39,9 +47,10 @@ class Tls(Strict):
 class Traffic(Strict):
     """Requests and their times."""
 
-    api: Api = Api.MESSAGES
+    api: Api | None = None
     """Wire API: `messages` (Anthropic), or OpenAI's `chat` (chat completions), `completions` (the
-    conversation as one text) or `responses`. All of them stream.
+    conversation as one text) or `responses`. All of them stream. Default: `chat`; with `attach` the
+    first of `chat`, `messages`, `completions`, `responses` that responds.
     """
     workload: Workload
     """The sessions to send."""
@@ -49,7 +58,8 @@ class Traffic(Strict):
     """Load stages, run one after the other."""
     output_length: OutputLength | None = None
     """`forced` makes the server produce exactly the planned tokens (OpenAI's APIs, or a model that
-    cannot end by itself). Default: forced under purpose measure, natural under smoke.
+    cannot end by itself). Default: forced under purpose measure, natural under smoke, and natural
+    if `api` is found by probing an attached server that cannot force lengths.
     """
     context_scale: Literal["auto"] | Annotated[Number, Field(gt=0, le=1)] = "auto"
     """Factor on all lengths; `auto` fits the workload into the model's context. It is shown,
@@ -89,6 +99,14 @@ class Traffic(Strict):
     """
     temperature: Number = Field(default=0.0, ge=0, le=2)
     """Sampling temperature."""
+    length_key: Literal["max_completion_tokens"] | None = None
+    """Key of the output length in place of `max_tokens`, for servers that refuse that one (chat and
+    completions).
+    """
+    omit: tuple[OmittedKey, ...] = ()
+    """Keys to leave out of request bodies, for servers that refuse them. `temperature` then is the
+    server's own; without `stream_options` there may be no token counts.
+    """
     workers: Literal["auto"] | Annotated[Whole, Field(ge=1, le=256)] = "auto"
     """Locust worker processes; `auto`: as many as the client-fidelity certificate requires, one
     without a certificate.
@@ -112,11 +130,20 @@ class Traffic(Strict):
     """
     tls: Tls = Tls()
     """Certificates that are trusted for https."""
+    headers: dict[str, Text] = Field(default_factory=dict)
+    """Additional headers of every request to attached servers, such as those that a gateway
+    requires. `env:NAME` is the value of the environment variable NAME: write secrets only so.
+    """
     drain_timeout_s: Seconds = 120.0
     """Longest wait, after the window has closed, for its requests to finish."""
 
     @property
+    def form(self) -> BodyForm:
+        """Deviations of request bodies that the server requires."""
+        return BodyForm(self.length_key, self.omit)
+
+    @property
     def network(self) -> Network:
-        """Proxy and TLS settings to attached servers."""
+        """Proxy, TLS settings and headers for attached servers."""
         ca_file = None if self.tls.ca_file is None else str(Path(self.tls.ca_file).absolute())
-        return Network(self.proxy, ca_file, self.tls.verify)
+        return Network(self.proxy, ca_file, self.tls.verify, tuple(self.headers.items()))

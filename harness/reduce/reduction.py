@@ -30,11 +30,12 @@ from harness.reduce.energy.gpu_state import limit_label
 from harness.reduce.figures import window_figures as stages
 from harness.reduce.figures.by_class import class_summaries
 from harness.reduce.figures.energy_by_class import with_energy
+from harness.reduce.figures.headline import choose
 from harness.reduce.figures.other_tools import rosetta
 from harness.reduce.figures.run_energy import Flowing, StageEnergy, run_energy
 from harness.reduce.figures.window_figures import StageFigures
-from harness.reduce.figures.without_records import unless_recorded
-from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted
+from harness.reduce.figures.without_records import unless_counted, unless_recorded
+from harness.reduce.over_time.counters import LAST_LABELS, ServerCounters, wanted, without_mixed
 from harness.reduce.over_time.flows import Flows, flows
 from harness.reduce.read.run import Run, last_evidence, load_run
 from harness.reduce.statistics.intervals import Floats
@@ -42,6 +43,7 @@ from harness.reduce.verdict.answers import UNVERIFIED, quality
 from harness.reduce.verdict.judge import Evidence, judge
 from harness.reduce.verdict.load_generator import client
 from harness.reduce.verdict.recount import recounted
+from harness.reduce.verdict.stages import stage_concerns
 from harness.reduce.windows.figure_set import NS
 from harness.reduce.windows.measurement_window import StageWindow, stage_windows
 from harness.reduce.windows.steady_state import settle
@@ -89,17 +91,19 @@ def write_summary(path: Path, summary: Summary) -> Path:
 def reduce_fully(path: Path) -> Reduction:
     """As `reduce_run`, with the summary's inputs."""
     run = load_run(path, wanted=wanted)
-    counters = ServerCounters(run.samples) if run.samples is not None else None
+    counters = None if run.samples is None else ServerCounters(*without_mixed(run.samples))
     flow = flows(run)
     windows = tuple(settle(run, window, flow, counters) for window in stage_windows(run))
     profile, plan = run.profile, run.manifest.plan
     slos = Slos(**asdict(profile.slos))
 
     def metrics(window: StageWindow) -> StageFigures:
-        return stages.window_figures(run, window, flow, counters, slos, profile.price)
+        found = stages.window_figures(run, window, flow, counters, slos, profile.price)
+        return unless_counted(found, run.requests, flow)
 
     figures = {window.name: unless_recorded(metrics(window), run.concerns) for window in windows}
-    headline = _headline(windows)
+    chosen = choose(profile.headline, windows, figures, slos)
+    headline = next((one for one in windows if chosen and one.name == chosen.stage), None)
     top = figures[headline.name] if headline is not None else metrics(_NO_STAGE)
     evidence = Evidence(
         run=run,
@@ -136,7 +140,7 @@ def reduce_fully(path: Path) -> Reduction:
             plan_sha256=run.manifest.plan_sha256,
         ),
         verdict=judge(evidence),
-        window=_public(headline or _NO_STAGE, last_of=len(windows)),
+        window=_public(headline or _NO_STAGE),
         requests=_counts(run, windows, headline),
         metrics=top.metrics,
         latency=top.latency,
@@ -160,6 +164,7 @@ def reduce_fully(path: Path) -> Reduction:
         notes=_notes(plan, top),
         classes=with_energy(classes, joules),
         quality=answers,
+        headline=chosen,
         rosetta=rosetta(run, headline, flow, top.metrics, top.latency),
         energy=joules,
     )
@@ -183,6 +188,7 @@ def _stages(
     run: Run, windows: Sequence[StageWindow], figures: Mapping[str, StageFigures]
 ) -> tuple[StageSummary, ...]:
     planned = run.manifest.plan.planned_requests if len(windows) == 1 else None
+    slos = Slos(**asdict(run.profile.slos))
     return tuple(
         StageSummary(
             window.name,
@@ -191,15 +197,10 @@ def _stages(
             stages.window_counts(run, window, planned),
             figures[window.name].metrics,
             figures[window.name].latency,
+            stage_concerns(run, window, figures[window.name], slos),
         )
         for window in windows
     )
-
-
-def _headline(windows: tuple[StageWindow, ...]) -> StageWindow | None:
-    """The last stage with a window, else the last one."""
-    measured = [window for window in windows if window.start is not None]
-    return (measured or windows or (None,))[-1]
 
 
 _NO_STAGE: Final = StageWindow(
@@ -207,16 +208,12 @@ _NO_STAGE: Final = StageWindow(
 )
 
 
-def _public(window: StageWindow, last_of: int = 1) -> Window:
-    rule = window.rule
-    if last_of > 1:
-        rule = f"The headline is the last of {last_of} stages; results per stage are below. {rule}"
+def _public(window: StageWindow) -> Window:
     if window.start is None or window.end is None:
-        return Window(None, None, None, rule)
+        return Window(None, None, None, window.rule)
+    start_s, end_s = window.start * NS, window.end * NS
     steady = window.steady.summarized() if window.steady is not None else None
-    return Window(
-        window.start * NS, window.end * NS, (window.end - window.start) * NS, rule, steady
-    )
+    return Window(start_s, end_s, (window.end - window.start) * NS, window.rule, steady)
 
 
 def _mark(run: Run, label: str) -> float | None:

@@ -38,7 +38,8 @@ from typing import IO, Any, Final, Self
 
 import httptools
 
-from harness.api.base import AnswerWriter, Finish, Text, Usage, WireApi, compact
+from harness.api.base import AnswerWriter, Finish, Text, WireApi, compact
+from harness.api.reader import Usage
 from harness.api.table import WIRE_APIS
 from harness.core.clock import now_ns, wall_now
 from harness.processes import lines

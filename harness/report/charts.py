@@ -4,6 +4,7 @@ Colors are placeholders while drawing. HTML replaces them by CSS variables, so t
 serves light, dark and print; files next to report.md get the fixed colors of one theme.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 WIDE: Final = (880, 230)
 """Width and height in CSS pixels on a desktop and in print."""
+HALF: Final = (430, 250)
+"""Of one of two charts side by side."""
 NARROW: Final = (330, 210)
 """On a phone, where a wide chart would shrink until it is unreadable."""
 
@@ -58,6 +61,8 @@ class Chart:
         points: draw every point, and lines through them.
         point_names: labels for the points of the first line, where there is room.
         y_top: end of a share's axis, for shares that stay small.
+        ring: a point to mark by a ring.
+        half: half as wide, next to another one.
     """
 
     key: str
@@ -74,6 +79,8 @@ class Chart:
     points: bool = False
     point_names: Sequence[str] = ()
     y_top: float = 1.0
+    ring: tuple[float, float] | None = None
+    half: bool = False
 
 
 def cumulative(
@@ -181,7 +188,7 @@ def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
     names = [line.name for line in chart.lines]
     y_scale = {"zero": True, **({"domain": [0, chart.y_top]} if chart.y_percent else {})}
     stepped = any(line.stepped for line in chart.lines)
-    lines = {
+    lines: dict[str, Any] = {
         "mark": {
             "type": "line",
             "strokeWidth": 1.75,
@@ -198,8 +205,11 @@ def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
         },
     }
     layers.append(lines)
-    if chart.point_names and len(chart.point_names) <= _MOST_NAMES and not narrow:
-        layers.append(_names(chart))
+    axes = {"x": {"field": "x", **x}, "y": lines["encoding"]["y"]}
+    if chart.ring is not None:
+        layers.append(_ring(chart.ring, axes))
+    if chart.point_names:
+        layers.append(_names(chart, size, axes))
     return whole(width, height, rows, layers)
 
 
@@ -283,12 +293,9 @@ _LABEL: Final = {
 
 _LETTER_PX: Final = 6.2
 """Mean width of a letter of 11 px, rounded up: Helvetica's digits are 6.1."""
+_LINE_PX: Final = 13
 _AXIS_PX: Final = 50
 """Largest width of the labels of the other axis."""
-
-
-_MOST_NAMES: Final = 8
-"""Of points; more would overlap."""
 
 
 def _fitting(
@@ -308,17 +315,48 @@ def _fitting(
     return out
 
 
-def _names(chart: Chart) -> dict[str, Any]:
-    values = [
-        {"x": x, "y": y, "word": word}
-        for (x, y), word in zip(chart.lines[0].points, chart.point_names, strict=True)
-    ]
-    axes: dict[str, Any] = {axis: {"field": axis, "type": "quantitative"} for axis in ("x", "y")}
+def _ring(at: tuple[float, float], axes: Mapping[str, Any]) -> dict[str, Any]:
+    mark = {"type": "point", "filled": False, "size": 240, "strokeWidth": 2, "color": SERIES[1]}
+    return {"data": {"values": [{"x": at[0], "y": at[1]}]}, "mark": mark, "encoding": dict(axes)}
+
+
+def _names(chart: Chart, size: tuple[int, int], axes: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the first line's points, without those that would cover an earlier one; on the side
+    where the line does not pass.
+    """
+    points = [(x, y or 0.0) for x, y in chart.lines[0].points]
+    kept = _apart(points, chart.point_names, chart.x_log, size)
+    (x0, y0), (x1, y1) = min(points), max(points)
+    side = {"align": "right", "dx": -9} if y1 > y0 and x1 > x0 else {"dx": 9}
     return {
-        "data": {"values": values},
-        "mark": {**_LABEL, "dx": 6, "dy": -4},
+        "data": {"values": [{"x": x, "y": y, "word": word} for x, y, word in kept]},
+        "mark": {**_LABEL, **side, "dy": -5},
         "encoding": {**axes, "text": {"field": "word"}},
     }
+
+
+def _apart(
+    points: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    x_log: bool,
+    size: tuple[int, int],
+) -> list[tuple[float, float, str]]:
+    xs = [math.log(x) if x_log else x for x, _ in points]
+    span = (max(xs) - min(xs) or 1.0, max(y for _, y in points) or 1.0)
+    kept: list[tuple[float, float, str]] = []
+    taken: list[tuple[float, float, int]] = []
+    for at, (x, y), name in zip(xs, points, names, strict=True):
+        left, top = at / span[0] * 0.7 * (size[0] - _AXIS_PX), y / span[1] * (size[1] - _AXIS_PX)
+        free = all(
+            abs(top - other_top) > _LINE_PX
+            or left > other_left + _LETTER_PX * (length + 1)
+            or left + _LETTER_PX * (len(name) + 1) < other_left
+            for other_left, other_top, length in taken
+        )
+        if free:
+            kept.append((x, y, name))
+            taken.append((left, top, len(name)))
+    return kept
 
 
 _PERCENT_LABEL: Final = "format(datum.value, '.0%')"

@@ -1,6 +1,7 @@
-"""Writes docs/reference/metrics.md from the table of metrics and the dictionary of other tools' terms.
+"""Writes docs/reference/metrics.md from the table of metrics and the dictionary of other tools' terms,
+and the JSON Schemas of the files that commands write.
 
-`python -m harness.report.generate` writes it, `--check` fails if it is stale.
+`python -m harness.report.generate` writes them, `--check` fails if one is stale.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from harness.core.metrics import (
 from harness.reduce.figures.by_class import CLASS_KEYS
 from harness.reduce.figures.other_tools import HARNESS, TERMS, TOOLS
 from harness.report.headline import BOUNDARIES, HEADLINE_KEYS, TOKEN_CLASSES, boundary_words
+from harness.report.json_schemas import schemas
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 METRICS_PATH: Final = ROOT / "docs" / "reference" / "metrics.md"
@@ -138,23 +140,28 @@ def _rosetta() -> Iterator[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page, or with `--check` report if it is stale (exit 1)."""
+    """Write the files, or with `--check` report which are stale (exit 1)."""
     parser = argparse.ArgumentParser(
-        prog="python -m harness.report.generate", description="Write docs/reference/metrics.md."
+        prog="python -m harness.report.generate",
+        description="Write docs/reference/metrics.md and the JSON Schemas.",
     )
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing; exit 1 if the page is stale",
+        help="write nothing; exit 1 if a file is stale",
     )
     arguments = parser.parse_args(argv)
-    text = page()
-    if METRICS_PATH.is_file() and METRICS_PATH.read_text(encoding="utf-8") == text:
-        return 0
-    if not arguments.check:
-        METRICS_PATH.write_text(text, encoding="utf-8")
-    sys.stderr.write(f"{'stale' if arguments.check else 'written'}: {METRICS_PATH}\n")
-    return 1 if arguments.check else 0
+    stale = []
+    for path, text in {METRICS_PATH: page(), **schemas()}.items():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(path)
+        if not arguments.check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+    for path in stale:
+        sys.stderr.write(f"{'stale' if arguments.check else 'written'}: {path}\n")
+    return 1 if stale and arguments.check else 0
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from typing import Any, Final
 
 import httpx
 
-from harness.api.base import WireApi
-from harness.api.errors import error_text
+from harness.api.base import PlainAnswer, WireApi
 from harness.api.table import wire
 from harness.artifacts.atomic import write_json
 from harness.artifacts.layout import RunDir
@@ -29,9 +28,9 @@ from harness.artifacts.quality import (
 )
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import Network
-from harness.core.records import Api, Endpoint, ModelFacts, ServerInfo
+from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint, ModelFacts, ServerInfo
 from harness.profile.schema import Profile
-from harness.server.one_request import DIRECT, client_options
+from harness.server.one_request import DIRECT, Reply, client_options, post, reply_of
 
 TEXTS: Final = (
     "The quick answer to the question of why the sky is blue is that",
@@ -91,6 +90,7 @@ def ask(
     max_output_tok: int,
     *,
     network: Network = DIRECT,
+    form: BodyForm = AS_IT_IS,
 ) -> Asked:
     """Send every text to one replica, over the first of the routes (in order of preference) that it
     has. Never raises for server or network failures. The server must be ready and idle.
@@ -99,14 +99,19 @@ def ask(
     asked = Asked(routes[0], (), None, "nothing was asked")
     with httpx.Client(base_url=endpoint.base_url, timeout=TIMEOUT_S, **options) as client:
         for route in routes:
-            asked = _ask(client, endpoint, route, api_key, max_output_tok)
+            asked = _ask(client, endpoint, route, api_key, max_output_tok, form)
             if asked.answers or asked.status not in _REFUSED:
                 return asked
     return asked
 
 
 def _ask(
-    client: httpx.Client, endpoint: Endpoint, route: Route, api_key: str | None, max_output_tok: int
+    client: httpx.Client,
+    endpoint: Endpoint,
+    route: Route,
+    api_key: str | None,
+    max_output_tok: int,
+    form: BodyForm,
 ) -> Asked:
     answers: list[Answer] = []
     api = wire(route.api)
@@ -114,18 +119,19 @@ def _ask(
     why: str | None = None
     logprobs = {"logprobs": api.logprobs} if route.logprobs else {}
     for text in TEXTS:
-        request = api.plain_request(endpoint.model, text, max_output_tok, temperature=0) | logprobs
-        body = json.dumps(request).encode()
+        plain = api.plain_request(endpoint.model, text, max_output_tok, temperature=0)
+        body = json.dumps(form.adapt(plain) | logprobs).encode()
         try:
-            response = client.post(api.path, content=body, headers=api.headers(api_key))
+            response, content = post(client, api.path, api, body, api_key)
         except httpx.HTTPError as error:
             why = f"{type(error).__name__}: {error}"
             break
-        if response.status_code != 200:
-            status, why = response.status_code, error_text(response.content) or "an empty body"
+        reply = reply_of(api, response, content, body)
+        if not reply.ok:
+            status, why = reply.status, reply.error
             break
         try:
-            answers.append(_answer(api, response))
+            answers.append(_answer(api, reply))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             status = 200
             why = f"the response does not have the API's form ({type(error).__name__}: {error})"
@@ -133,19 +139,21 @@ def _ask(
     return Asked(route, tuple(answers), status, why)
 
 
-def _answer(api: WireApi, response: httpx.Response) -> Answer:
-    found = api.plain_answer(response.json())
+def _answer(api: WireApi, reply: Reply) -> Answer:
+    received = reply.received
+    assert received is not None
+    if received.stream:
+        found = PlainAnswer("".join(received.reader.texts))
+    else:
+        found = api.plain_answer(json.loads(received.body))
     tokens, logprobs = tuple(found.tokens), tuple(found.logprobs)
     whole = bool(tokens) and len(tokens) == len(logprobs) and all(map(_finite, logprobs))
-    reader = api.reader()
-    reader.read_whole(response.content)
-    usage = reader.tokens()
     return Answer(
         found.text,
         tokens if whole else None,
         logprobs if whole else None,
-        usage.input_tok,
-        usage.output_tok,
+        reply.input_tok,
+        reply.output_tok,
     )
 
 
@@ -177,7 +185,7 @@ class QualityCheck:
         self._settings = profile.quality
         self._path = None if self._settings.reference is None else Path(self._settings.reference)
         self.reference = None if self._path is None else read_reference(self._path)
-        self._routes = routes_for(Api(profile.traffic.api))
+        self._routes = routes_for(profile.api)
         if self.reference is not None:
             _must_match(self.reference, facts, self._settings.max_output_tok, self._path)
             # only the route of the reference, if it is one of these
@@ -199,7 +207,12 @@ class QualityCheck:
         for endpoint in endpoints:
             network = DIRECT if endpoint.pid is not None else self._profile.traffic.network
             self._found[when][endpoint.name] = ask(
-                endpoint, self._routes, api_key, self._settings.max_output_tok, network=network
+                endpoint,
+                self._routes,
+                api_key,
+                self._settings.max_output_tok,
+                network=network,
+                form=self._profile.traffic.form,
             )
         self._write(run_dir)
 

@@ -11,7 +11,7 @@ import httpx
 
 from harness.core.clock import now_ns
 from harness.core.errors import PreflightError, ServerError
-from harness.core.network import NONE, Network
+from harness.core.network import NONE, Network, addresses
 from harness.core.records import Endpoint, Gpu, ServerInfo
 from harness.profile.schema import Profile
 from harness.profile.serving import AttachServer
@@ -28,6 +28,7 @@ from harness.server.one_request import DIRECT, client_options
 from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
 
 _PROBE_TIMEOUT_S: Final = 5.0
+_MOST_REDIRECTS: Final = 5
 _CHECK_EVERY_NS: Final = 1_000_000_000
 _CONNECT_TIMEOUT_S: Final = 1.0
 
@@ -81,6 +82,17 @@ def _listens(base_url: str) -> bool:
     return True
 
 
+def _no_answer(url: str, error: httpx.HTTPError) -> Problem:
+    what = f"server.urls: no response from {url}: {type(error).__name__}: {error}"
+    if "CERTIFICATE" in str(error) or "certificate" in str(error):
+        step = (
+            "name the authority in traffic.tls.ca_file, reissue the certificate, or set"
+            " traffic.tls.verify: false"
+        )
+        return Problem("certificate", what, step, "this machine does not trust the certificate")
+    return Problem("no_answer", what, "start the server, or fix the URL")
+
+
 @dataclass(frozen=True, slots=True)
 class AttachServerRunner:
     """Checks servers that are already running. `gpus` are those on this machine that serve; empty
@@ -96,21 +108,13 @@ class AttachServerRunner:
         problems = key_problems(self.server)
         for url in self.server.urls:
             try:
-                httpx.get(
-                    f"{url}/health",
-                    timeout=_PROBE_TIMEOUT_S,
-                    **client_options(url, self.profile.traffic.network),
-                )
+                options = client_options(url, self.profile.traffic.network)
+                with httpx.Client(timeout=_PROBE_TIMEOUT_S, **options) as client:
+                    client.get(f"{url}/health")
             except PreflightError as error:
                 problems.append(problem_of("network", error))
             except httpx.HTTPError as error:
-                problems.append(
-                    Problem(
-                        "no_answer",
-                        f"server.urls: no response from {url}: {type(error).__name__}: {error}",
-                        "start the server, or fix the URL",
-                    )
-                )
+                problems.append(_no_answer(url, error))
         return tuple(problems)
 
     @contextmanager
@@ -121,18 +125,21 @@ class AttachServerRunner:
         deadline = Deadline(self.server.ready_timeout_s)
         endpoints: list[Endpoint] = []
         found: list[Served] = []
+        notes: list[str] = []
         for position, url in enumerate(self.server.urls):
             name = f"replica-{position}"
             wanted = Endpoint(name, url, self.profile.model.served_name or "")
             try:
                 served = wait_ready(
                     wanted,
-                    traffic.api,
+                    self.profile.api,
                     api_key,
                     deadline,
                     lambda: None,
                     health_required=False,
                     network=traffic.network,
+                    form=traffic.form,
+                    temperature=traffic.temperature,
                 )
             except NotReadyError as error:
                 raise ServerError(
@@ -143,9 +150,10 @@ class AttachServerRunner:
             # Which GPU serves which of several URLs is unknown and not guessed.
             uuids = tuple(gpu.uuid for gpu in self.gpus) if len(self.server.urls) == 1 else ()
             model = wanted.model or served.names[0]
-            metrics_url = self._metrics_url(position, url, api_key)
+            metrics_url = self._metrics_url(position, url, api_key, notes)
             endpoints.append(Endpoint(name, url, model, metrics_url, uuids))
             found.append(served)
+            notes += [f"{name}: {note}" for note in (*served.notes, *self._several(url))]
         if len(models := {endpoint.model for endpoint in endpoints}) > 1:
             raise ServerError(
                 f"the attached servers serve different models: {', '.join(sorted(models))}",
@@ -160,10 +168,25 @@ class AttachServerRunner:
             ),
             "gpu_count": self.server.gpu_count or len(self.gpus) or None,
         }
-        info = ServerInfo("attach", version=", ".join(sorted(versions)) or None, settings=settings)
+        version = ", ".join(sorted(versions)) or None
+        info = ServerInfo("attach", version=version, settings=settings, notes=tuple(notes))
         yield AttachedServer(tuple(endpoints), info, traffic.network)
 
-    def _metrics_url(self, position: int, url: str, api_key: str | None) -> str | None:
+    def _several(self, url: str) -> Iterator[str]:
+        """A note where one name stands for several servers."""
+        parts = urlsplit(url)
+        if self.profile.traffic.network.proxy_for(url) is not None:
+            return
+        known = addresses(parts.hostname or "", parts.port or 80)
+        if len([address for address in known if ":" not in address]) > 1:
+            yield (
+                f"{parts.hostname} has {len(known)} addresses ({', '.join(known)}): connections are"
+                " spread over them"
+            )
+
+    def _metrics_url(
+        self, position: int, url: str, api_key: str | None, notes: list[str]
+    ) -> str | None:
         """From the profile, else the first known path that returns Prometheus text (TensorRT-LLM's
         /metrics is JSON).
         """
@@ -172,13 +195,34 @@ class AttachServerRunner:
         # Metrics are scraped without a proxy; if that finds nothing, there are none.
         options = client_options(url, replace(self.profile.traffic.network, proxy=NONE))
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        for path in ("/metrics", "/prometheus/metrics"):
-            try:
-                answer = httpx.get(
-                    f"{url}{path}", timeout=_PROBE_TIMEOUT_S, headers=headers, **options
-                )
-            except httpx.HTTPError:
-                return None
-            if answer.status_code == httpx.codes.OK and "# TYPE" in answer.text:
-                return f"{url}{path}"
+        with httpx.Client(timeout=_PROBE_TIMEOUT_S, headers=headers, **options) as client:
+            for path in ("/metrics", "/prometheus/metrics"):
+                try:
+                    answer = _within_origin(client, f"{url}{path}")
+                except httpx.HTTPError:
+                    return None
+                if answer.status_code == httpx.codes.OK and "# TYPE" in answer.text:
+                    return str(answer.url)
+                if answer.next_request is not None:
+                    notes.append(
+                        f"{url}{path} is redirected to another origin, {answer.next_request.url}:"
+                        " name it in server.metrics_urls to scrape it"
+                    )
         return None
+
+
+def _within_origin(client: httpx.Client, url: str) -> httpx.Response:
+    """The response of a GET; redirects to other origins are not followed: they must not get the
+    key.
+    """
+    answer = client.get(url)
+    for _ in range(_MOST_REDIRECTS):
+        following = answer.next_request
+        if following is None or _origin(following.url) != _origin(answer.url):
+            break
+        answer = client.get(following.url)
+    return answer
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port

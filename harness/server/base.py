@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal, Protocol, TypeAlias
 
 from harness.artifacts.layout import RunDir
+from harness.core.cache import expand_user
 from harness.core.errors import HarnessError, PreflightError
 from harness.core.records import Endpoint, ServerInfo
 from harness.processes.registry import RunRegistry
@@ -167,14 +168,14 @@ def read_api_key(server: VllmServer | TorchServer | AttachServer | AutoServer) -
     """
     if server.api_key_env is not None:
         if key := os.environ.get(server.api_key_env, "").strip():
-            return key
+            return _one_line(key, f"server.api_key_env: {server.api_key_env}")
         raise PreflightError(
             f"server.api_key_env: {server.api_key_env} is not set or is empty",
             next_step=f"set {server.api_key_env} for the harness, or remove server.api_key_env",
         )
     if server.api_key_file is None:
         return None
-    path = Path(server.api_key_file).expanduser()
+    path = expand_user(server.api_key_file)
     try:
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -186,6 +187,18 @@ def read_api_key(server: VllmServer | TorchServer | AttachServer | AutoServer) -
     if not key:
         raise PreflightError(
             f"server.api_key_file {path} is empty", next_step="write the key to it"
+        )
+    return _one_line(key, f"server.api_key_file {path}")
+
+
+def _one_line(key: str, where: str) -> str:
+    """The key, which is sent in a header. An error must not quote it."""
+    if not (key.isascii() and key.isprintable()) or " " in key:
+        has = "a line break" if len(key.splitlines()) > 1 else "characters that no key has"
+        raise PreflightError(
+            f"{where} contains more than a key: {has}",
+            cause="several keys, a comment, or another file",
+            next_step="keep only the key, in one line of ASCII characters",
         )
     return key
 

@@ -59,7 +59,7 @@ class TorchServerRunner(LocalRunner):
                 Problem(
                     "model_not_local",
                     "the embedded engine loads only models on this machine;"
-                    f" {self.profile.model.id} is not",
+                    f" {self.profile.model_id} is not",
                     "set model.id to a folder or a built-in model, or use server.kind: vllm",
                 )
             )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.artifacts.atomic import write_json
-from harness.core.cache import cache_dir
+from harness.core.cache import cache_dir, expand_user
 from harness.core.errors import ArtifactError, PreflightError
 from harness.processes.child import exit_text
 from harness.processes.command import ask
@@ -106,7 +106,7 @@ def find_python(named: str | None) -> str:
     """
     if named is None:
         return sys.executable
-    path = Path(named).expanduser()
+    path = expand_user(named)
     if "/" not in named and (on_path := shutil.which(named)):
         return on_path
     absolute = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow the link that makes it a virtual environment)

@@ -84,7 +84,7 @@ class LocalRunner(ABC):
 
     @property
     def served_name(self) -> str:
-        return self.profile.model.served_name or self.profile.model.id
+        return self.profile.model.served_name or self.profile.model_id
 
     def environment(self) -> Environment:
         return inspect(find_python(self.server.python))
@@ -121,7 +121,7 @@ class LocalRunner(ABC):
             self.kind,
             tuple(replicas),
             self.served_name,
-            self.profile.traffic.api,
+            self.profile.api,
             api_key,
             server.ready_timeout_s,
             server.stop_timeout_s,

@@ -1,21 +1,21 @@
 """Single real requests outside Locust, for readiness and `harness check`."""
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import httpcore
 import httpx
 
 from harness.api.base import WireApi
-from harness.api.errors import error_text
+from harness.api.response import Received, good_status, read_response
 from harness.api.table import wire
 from harness.core.errors import PreflightError, ServerError
-from harness.core.network import NONE, Network
-from harness.core.records import Api, Endpoint
+from harness.core.network import NONE, Network, reachable
+from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint
 
-_NOT_FOR_COUNTING: Final = frozenset(
-    {"stream_options", "min_tokens", "ignore_eos", "max_completion_tokens", "tool_choice"}
-)
+_NOT_FOR_COUNTING: Final = frozenset({"stream_options", "min_tokens", "ignore_eos", "tool_choice"})
 _TOO_LONG: Final = (
     "maximum context",
     "max_model_len",
@@ -30,19 +30,56 @@ DIRECT: Final = Network(proxy=NONE)
 
 
 def client_options(url: str, network: Network) -> dict[str, Any]:
-    """Arguments for httpx that route a request to `url` as traffic is routed.
+    """Arguments for httpx that route a request to `url` as traffic is routed, and add its headers.
 
     Raises:
-        PreflightError: a proxy or a certificate file cannot be used.
+        PreflightError: a proxy, a certificate file or a header cannot be used.
     """
     options: dict[str, Any] = {"trust_env": False}  # httpx sends loopback requests to proxies too
+    if headers := network.sent_headers():
+        options["auth"] = _with_headers(headers)
     if url.startswith("https:"):
         options["verify"] = network.tls_context()
     if (proxy := network.proxy_for(url)) is not None:
         key = proxy.authorization
         headers = {} if key is None else {"proxy-authorization": key}
         options["proxy"] = httpx.Proxy(f"http://{proxy.url_host}:{proxy.port}", headers=headers)
+    else:
+        options["transport"] = _transport(options.get("verify", True))
     return options
+
+
+def _transport(verify: Any) -> httpx.HTTPTransport:  # noqa: ANN401 - an SSL context or a flag
+    """Tries all addresses of a name. httpx cannot be given another way to connect."""
+    transport = httpx.HTTPTransport(verify=verify, trust_env=False)
+    transport._pool._network_backend = _Connects()
+    return transport
+
+
+class _Connects(httpcore.SyncBackend):
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,  # noqa: ANN401 - of httpcore
+    ) -> httpcore.NetworkStream:
+        try:
+            chosen = reachable(host, port, timeout)
+        except TimeoutError as error:
+            raise httpcore.ConnectTimeout(str(error)) from error
+        except OSError as error:
+            raise httpcore.ConnectError(str(error)) from error
+        return super().connect_tcp(chosen, port, timeout, local_address, socket_options)
+
+
+def _with_headers(headers: Mapping[str, str]) -> Callable[[httpx.Request], httpx.Request]:
+    def add(request: httpx.Request) -> httpx.Request:
+        request.headers.update(headers)
+        return request
+
+    return add
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +92,8 @@ class Reply:
         input_tok: the whole prompt, including cached tokens.
         stop_reason: `end_turn`, `max_tokens`, `tool_use` (Messages), `stop`, `length`, `tool_calls`
             (chat and completions), or `completed`, `max_output_tokens` (responses).
+        received: the response itself.
+        location: where a redirect points to; it is not followed.
     """
 
     status: int | None
@@ -63,10 +102,12 @@ class Reply:
     cache_read_tok: int | None = None
     output_tok: int | None = None
     stop_reason: str | None = None
+    received: Received | None = None
+    location: str | None = None
 
     @property
     def ok(self) -> bool:
-        return self.status == 200 and self.error is None
+        return good_status(self.status) and self.error is None
 
 
 def request_once(
@@ -85,43 +126,82 @@ def request_once(
     wire_api = wire(api)
     url = endpoint.base_url + wire_api.path
     try:
-        response = httpx.post(
-            url,
-            content=body,
-            headers=wire_api.headers(api_key),
-            timeout=timeout_s,
-            **client_options(url, network),
-        )
+        with httpx.Client(timeout=timeout_s, **client_options(url, network)) as client:
+            return reply_of(wire_api, *post(client, url, wire_api, body, api_key), body)
     except httpx.HTTPError as error:
         return Reply(None, error=f"{type(error).__name__}: {error}".removesuffix(": "))
-    if response.status_code != 200:
-        return Reply(response.status_code, error=error_text(response.content) or "an empty body")
-    return _read(wire_api, response)
 
 
-def _read(api: WireApi, response: httpx.Response) -> Reply:
-    reader = api.reader()
-    if response.headers.get("content-type", "").startswith(api.stream_type):
-        for event, _ in api.events(response.content, whole=True):
-            reader.read(event)
-    else:
-        reader.read_whole(response.content)
-    usage = reader.tokens()
+def post(
+    client: httpx.Client, url: str, api: WireApi, body: bytes, api_key: str | None
+) -> tuple[httpx.Response, bytes]:
+    """Send one body with the headers of the load; the response and its body as received.
+
+    Raises:
+        httpx.HTTPError: no complete response.
+    """
+    headers = api.headers(api_key) | {"accept-encoding": "identity", "accept": api.stream_type}
+    with client.stream("POST", url, content=body, headers=headers) as response:
+        return response, b"".join(response.iter_raw())
+
+
+def reply_of(api: WireApi, response: httpx.Response, content: bytes, request: bytes) -> Reply:
+    """A response as the load reads it; the request shows whether it is to be a stream."""
+    status = response.status_code
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    received = read_response(api, status, headers, content, streams=_streams(request))
+    usage = received.reader.settled()
+    location = response.headers.get("location") if response.has_redirect_location else None
+    if location is not None:
+        location = str(response.url.join(location))
     return Reply(
-        200,
-        reader.error or reader.malformed,
+        status,
+        received.error if location is None else f"redirected to {location}",
         usage.input_tok,
         usage.cache_read_tok,
         usage.output_tok,
-        reader.stop_reason,
+        received.reader.stop_reason,
+        received,
+        location,
     )
 
 
-def one_token_body(model: str, api: Api) -> bytes:
+def _streams(request: bytes) -> bool:
+    try:
+        value = json.loads(request)
+    except ValueError:
+        return False
+    return isinstance(value, dict) and value.get("stream") is True
+
+
+def one_token_body(
+    model: str, api: Api, form: BodyForm = AS_IT_IS, temperature: float | None = None
+) -> bytes:
     """The smallest real request of an API: a few words in, one token out (responses: 16), not
     streamed.
     """
-    return json.dumps(wire(api).plain_request(model, "Say hello.", 1)).encode()
+    body = wire(api).plain_request(model, "Say hello.", 1, temperature)
+    return json.dumps(form.adapt(body)).encode()
+
+
+_BODY_KEYS: Final = {
+    "max_tokens": "set traffic.length_key: max_completion_tokens",
+    "continuous_usage_stats": (
+        "set traffic.omit: [stream_options.continuous_usage_stats], or [stream_options]"
+    ),
+    "stream_options": "set traffic.omit: [stream_options]",
+    "temperature": "set traffic.omit: [temperature], or traffic.temperature to a valid value",
+    "min_tokens": "set traffic.omit: [min_tokens]",
+    "ignore_eos": "set traffic.omit: [ignore_eos]",
+}
+
+
+def body_key_step(reply: Reply) -> str | None:
+    """The profile's key that keeps a refused key out of request bodies."""
+    if reply.status not in (400, 422):
+        return None
+    text = reply.error or ""
+    return next((step for key, step in _BODY_KEYS.items() if key in text), None)
 
 
 def check_request(
@@ -150,7 +230,9 @@ def check_request(
 
     def prompt_tok(dropped: frozenset[str]) -> int | None:
         """Input tokens of the body with one token of output, without the dropped keys."""
-        value = json.loads(body) | wire(api).length(1) | {"stream": False}
+        value = json.loads(body) | {"stream": False}
+        least = next(iter(wire(api).length(1).values()))
+        value |= {key: least for key in wire(api).length_keys if key in value}
         short = json.dumps({key: item for key, item in value.items() if key not in dropped})
         return request_once(
             endpoint, api, short.encode(), api_key, timeout_s=timeout_s, network=network
@@ -189,13 +271,15 @@ def _refused(
             f"no response from {route}: {text}",
             next_step="check that the server is running, and see its log",
         )
-    if reply.status == 200:
+    if good_status(reply.status):
         return ServerError(f"{route} failed within its response: {text}", next_step=_SEE_LOG)
     what = f"{route} refused a request of the workload: HTTP {reply.status}: {text}"
     if reply.status >= 500:
         return ServerError(
             what, cause="the server failed, rather than the request", next_step=_SEE_LOG
         )
+    if (step := body_key_step(reply)) is not None:
+        return PreflightError(what, cause="the server does not take this key", next_step=step)
     cause, next_step = _why_refused(endpoint, api, body, reply.status, text.lower())
     return PreflightError(what, cause=cause, next_step=next_step)
 

@@ -226,7 +226,7 @@ class VllmServerRunner(LocalRunner):
 
     def _by_name(self, table: tuple[tuple[str, str | None], ...]) -> str | None:
         model_type = _config_of(self.facts).get("model_type", "")
-        words = f"{self.profile.model.id} {model_type}".lower()
+        words = f"{self.profile.model_id} {model_type}".lower()
         return next((parser for part, parser in table if part in words), None)
 
     def env(self, gpus: tuple[Gpu, ...]) -> dict[str, str]:

@@ -5,13 +5,21 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Final
 
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import PowerProbe, PowerReading, PowerSource, What
+from harness.telemetry.sources.base import (
+    PowerProbe,
+    PowerReading,
+    PowerSource,
+    What,
+    probed,
+    sampled,
+)
 from harness.telemetry.sources.select import SourceContext, Spec, make_source
 
 OBSERVED_S: Final = 1.5
@@ -69,6 +77,7 @@ class ProbedSource:
     Attributes:
         channels: what it can measure here; may be empty.
         why_not: what it cannot measure, and why.
+        unread: why no present reading was had; empty if there was one.
     """
 
     kind: str
@@ -76,6 +85,7 @@ class ProbedSource:
     why_not: tuple[str, ...]
     origin: str | None = None
     double: str | None = None
+    unread: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -96,7 +106,7 @@ def survey(
 
 def _one(source: PowerSource, observe_s: float) -> ProbedSource:
     try:
-        probe = source.probe()
+        probe = probed(source)
         seen: dict[tuple[Boundary, str, What], list[PowerReading]] = defaultdict(list)
         call_s: dict[What, float] = {}
         for what in source.intervals_s if probe.devices and observe_s > 0 else ():
@@ -107,9 +117,11 @@ def _one(source: PowerSource, observe_s: float) -> ProbedSource:
             _reasons(probe, source),
             probe.origin,
             probe.double,
+            "" if seen else probe.unread,
         )
     finally:
-        source.close()
+        with suppress(Exception):  # what it measures is known; only its resources are not released
+            source.close()
 
 
 def _watch(
@@ -123,7 +135,7 @@ def _watch(
     end_ns = now_ns() + int(observe_s * NS_PER_S)
     while now_ns() < end_ns and len(took) < _MOST_CALLS:
         before = now_ns()
-        readings = source.sample(what)
+        readings = sampled(source, what)
         took.append((now_ns() - before) / NS_PER_S / max(1, len(readings)))
         for reading in readings:
             kind: What = "power" if reading.power_w is not None else "energy"

@@ -35,7 +35,7 @@ from harness.artifacts import tables
 from harness.artifacts.journal import JournalWriter, next_part
 from harness.artifacts.layout import RunDir
 from harness.core.clock import now_ns
-from harness.core.errors import ArtifactError
+from harness.core.errors import ArtifactError, HarnessError
 from harness.core.imports import keep_pandas_out
 from harness.core.network import Network
 from harness.core.progress import TelemetryProgress
@@ -167,6 +167,7 @@ class Recorder:
             Loop("host", self._sample_host, config.telemetry.host_interval_s, self._stop),
             Loop("live", self._report, _LIVE_INTERVAL_S, self._stop),
         ):
+            loop.on_error = self._loop_failed
             thread = threading.Thread(target=loop.run, name=loop.name, daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -190,20 +191,26 @@ class Recorder:
     def add_targets(self, targets: Sequence[Mapping[str, str]]) -> None:
         """Scrape further targets; existing names are unchanged."""
         for target in targets:
-            name = target["name"]
-            if name in self._scrapers:
-                continue
-            key = self._config.api_key if target.get("keyed") else None
-            settings = self._config.telemetry
-            client = MetricsClient(
-                name, target["url"], settings.scrape_timeout_s, self._config.network, api_key=key
-            )
-            with self._state:
-                self._readers[name] = LiveReader()
-                self._shown[name] = None
-            scraper = Scraper(client, settings.scrape_interval_s, self._record_scrape)
-            self._scrapers[name] = scraper
-            scraper.start()
+            try:
+                self._add_target(target)
+            except (HarnessError, ValueError, KeyError) as error:
+                self._problem("telemetry_control", f"cannot scrape {dict(target)}: {error}")
+
+    def _add_target(self, target: Mapping[str, str]) -> None:
+        name = target["name"]
+        if name in self._scrapers:
+            return
+        key = self._config.api_key if target.get("keyed") else None
+        settings = self._config.telemetry
+        client = MetricsClient(
+            name, target["url"], settings.scrape_timeout_s, self._config.network, api_key=key
+        )
+        with self._state:
+            self._readers[name] = LiveReader()
+            self._shown[name] = None
+        scraper = Scraper(client, settings.scrape_interval_s, self._record_scrape)
+        self._scrapers[name] = scraper
+        scraper.start()
 
     def add_scopes(self, scopes: Mapping[str, int]) -> None:
         """Watch further process trees."""
@@ -257,6 +264,9 @@ class Recorder:
                 **together(shown),
             )
         self._emit({"event": "live", **asdict(live)})
+
+    def _loop_failed(self, why: str) -> None:
+        self._problem("telemetry_loop_failed", f"{why} (these readings are missing)")
 
     def _problem(self, code: str, message: str) -> None:
         self._emit({"event": "problem", "code": code, "message": message})

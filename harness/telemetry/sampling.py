@@ -22,7 +22,14 @@ from typing import Any, Final
 
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import PowerProbe, PowerReading, PowerSource, What
+from harness.telemetry.sources.base import (
+    PowerProbe,
+    PowerReading,
+    PowerSource,
+    What,
+    probed,
+    sampled,
+)
 from harness.telemetry.sources.gpu_state import BoardReader
 
 STALE_POWER_S: Final = 3.0
@@ -48,6 +55,7 @@ class Loop:
             Its steps take microseconds to a few milliseconds and must not wait behind a load
             generator that saturates the cores.
         realtime: whether the kernel granted that.
+        on_error: called with each different failure of `step`, which is then called again.
         late_s: delay of each call.
     """
 
@@ -59,7 +67,9 @@ class Loop:
     spread: bool = False
     urgent: bool = False
     realtime: bool = False
+    on_error: Callable[[str], None] | None = None
     late_s: "array[float]" = field(default_factory=lambda: array("f"))
+    _failures: set[str] = field(default_factory=set)
 
     def run(self) -> None:
         if self.urgent:
@@ -75,7 +85,7 @@ class Loop:
             now = now_ns()
             if now >= due_ns:
                 self.late_s.append((now - due_ns) / NS_PER_S)
-            self.step()
+            self._do_step()
             now = now_ns()
             if now >= due_ns:
                 slot = max(slot + 1, int((now - start_ns) / NS_PER_S / self.interval_s))
@@ -83,6 +93,17 @@ class Loop:
                     slot += 1
                 due_ns = self._moment_ns(start_ns, slot)
             (self.wake or self.stop).wait(max(0.0, (due_ns - now_ns()) / NS_PER_S))
+
+    def _do_step(self) -> None:
+        try:
+            self.step()
+        except Exception as error:
+            if self.on_error is None:
+                raise
+            why = f"{self.name}: {type(error).__name__}: {error}"
+            if why not in self._failures:
+                self._failures.add(why)
+                self.on_error(why)
 
     def _moment_ns(self, start_ns: int, slot: int) -> int:
         phase = _drawn(slot) if self.spread else 0.0
@@ -137,6 +158,7 @@ class PowerSampler:
         self._threads: list[threading.Thread] = []
         self._state = threading.Lock()
         self._told: set[str] = set()
+        self._silent: set[PowerSource] = set()  # without a reading so far
         # readings that the live view adds up: source, devices
         self._shown: tuple[str, frozenset[str]] | None = None
         self._latest: dict[str, PowerReading] = {}
@@ -145,7 +167,7 @@ class PowerSampler:
         """Probe all sources at once, then start the loops of the working ones."""
         if self.sources:
             with ThreadPoolExecutor(len(self.sources), thread_name_prefix="probe") as pool:
-                self.probes = tuple(pool.map(lambda source: source.probe(), self.sources))
+                self.probes = tuple(pool.map(probed, self.sources))
         for source, probe in zip(self.sources, self.probes, strict=True):
             boards = frozenset(
                 d.device_id for d in probe.devices if d.boundary is Boundary.GPU_BOARD and d.power
@@ -154,6 +176,7 @@ class PowerSampler:
                 self._shown = (source.name, boards)
             if not any(d.power or d.energy for d in probe.devices):
                 continue
+            self._silent.add(source)
             for what, interval_s in source.intervals_s.items():
                 loop = Loop(
                     f"{source.name}-{what}",
@@ -162,31 +185,29 @@ class PowerSampler:
                     self._stop,
                     spread=what == "power",
                     urgent=source.name in _LOCAL,
+                    on_error=self._failed,
                 )
                 if what == "energy":
                     loop.wake = threading.Event()
                     self._energy_wanted.append(loop.wake)
                 self._loops.append(loop)
         if self.gpu_state is not None and self.gpu_state.open():
-            self._loops.append(Loop("boards", self._read_boards, BOARDS_INTERVAL_S, self._stop))
+            boards_loop = Loop("boards", self._read_boards, BOARDS_INTERVAL_S, self._stop)
+            boards_loop.on_error = self._failed
+            self._loops.append(boards_loop)
         for loop in self._loops:
-            thread = threading.Thread(target=self._run, args=(loop,), name=loop.name, daemon=True)
+            thread = threading.Thread(target=loop.run, name=loop.name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _run(self, loop: Loop) -> None:
-        try:
-            loop.run()
-        except Exception as error:
-            text = (
-                f"{loop.name} ended by a defect of the harness ({type(error).__name__}: {error});"
-                " later readings are missing"
-            )
-            self.on_problem("power_reading_failed", text)
-            raise
+    def _failed(self, why: str) -> None:
+        """A defect in one loop: its later readings and the other sources continue."""
+        self.on_problem("power_reading_failed", f"{why} (failed readings are missing)")
 
     def _sample(self, source: PowerSource, what: What) -> None:
-        readings = source.sample(what)
+        readings = sampled(source, what)
+        if readings:
+            self._silent.discard(source)
         self.append_power([reading.row() for reading in readings])
         if self._shown is not None and source.name == self._shown[0]:
             with self._state:
@@ -243,10 +264,17 @@ class PowerSampler:
         deadline_ns = now_ns() + int(_JOIN_S * NS_PER_S)
         for thread in self._threads:
             thread.join(timeout=max(0.0, (deadline_ns - now_ns()) / NS_PER_S))
+        for source in self._silent:
+            if not source.trouble.messages():
+                text = f"{source.name}: no reading came during the run"
+                self.on_problem("power_reading_failed", text)
 
     def close(self) -> None:
         """Release the sources; after `stop`."""
         for source in self.sources:
-            source.close()
+            try:
+                source.close()
+            except Exception as error:  # noqa: BLE001 - the others must be closed too
+                source.trouble.failed(source.name, error)
         if self.gpu_state is not None:
             self.gpu_state.close()

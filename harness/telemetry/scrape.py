@@ -4,18 +4,21 @@ import http.client
 import math
 import socket
 import threading
+import zlib
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urljoin, urlsplit
 
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.network import Network
 
 # A real exposition is about 55 kB per replica.
 _MAX_BODY_BYTES: Final = 64 * 1024**2
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_MOST_REDIRECTS: Final = 5
 # Every server has the classic text format; the response's content type shows what it is.
 _HEADERS: Final = {
     "Accept": "text/plain;version=0.0.4;q=1,application/openmetrics-text;q=0.5,*/*;q=0.1",
@@ -63,6 +66,7 @@ class MetricsClient:
         self._timeout_s = timeout_s
         key = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
         self._headers = _HEADERS | key
+        self._url = url
         parts = urlsplit(url)
         self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
         if parts.scheme == "https":
@@ -70,7 +74,6 @@ class MetricsClient:
             self._connection = http.client.HTTPSConnection(
                 parts.hostname or "", parts.port, context=tls
             )
-        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
     def fetch(self, label: str | None = None) -> Scrape:
         """One scrape; failures are in its `error`."""
@@ -90,28 +93,51 @@ class MetricsClient:
                 # the server closed the idle connection, which is not a failure
                 self._connection.close()
                 response = self._ask(deadline_ns)
+            response = self._followed(response, deadline_ns)
             status, content_type = response.status, response.headers.get("Content-Type")
+            framed = response.chunked or response.length is not None
             body = self._read(response, deadline_ns)
             if status != http.HTTPStatus.OK:
                 raise _FetchError(f"HTTP {status}")
+            body = _decoded(body, response.headers.get("Content-Encoding"))
+            if body and framed and not body.endswith(b"\n"):
+                body += b"\n"  # complete by its length, so only the last line's end is missing
             if not body.endswith(b"\n"):
                 raise _FetchError("truncated: the last line has no end" if body else "empty body")
         except TimeoutError:
             error = f"timeout after {self._timeout_s:g} s"
         except _FetchError as refused:
             error = str(refused)
-        except (OSError, http.client.HTTPException) as broken:
+        except Exception as broken:  # noqa: BLE001 - the scrape failed, and the next is due
             error = f"{type(broken).__name__}: {broken}"
         if error is not None:
             body = None
             self._connection.close()
         return Scrape(self.target, t_ns, now_ns() - t_ns, status, error, content_type, body, label)
 
+    def _followed(
+        self, response: http.client.HTTPResponse, deadline_ns: int
+    ) -> http.client.HTTPResponse:
+        """The response behind redirects, which are followed within the origin: the key must go
+        nowhere else. Later scrapes ask there at once.
+        """
+        for _ in range(_MOST_REDIRECTS):
+            location = response.headers.get("Location")
+            if location is None or response.status not in _REDIRECTS:
+                break
+            at = urljoin(self._url, location)
+            if urlsplit(at)[:2] != urlsplit(self._url)[:2]:
+                raise _FetchError(f"HTTP {response.status}: redirected to another origin: {at}")
+            self._read(response, deadline_ns)
+            self._url = at
+            response = self._ask(deadline_ns)
+        return response
+
     def _ask(self, deadline_ns: int) -> http.client.HTTPResponse:
         self._connection.timeout = _left_s(deadline_ns)
         if self._connection.sock is not None:
             self._connection.sock.settimeout(_left_s(deadline_ns))
-        self._connection.request("GET", self._path, headers=self._headers)
+        self._connection.request("GET", _target(self._url), headers=self._headers)
         self._connection.sock.settimeout(_left_s(deadline_ns))
         self._socket = self._connection.sock
         return self._connection.getresponse()
@@ -139,6 +165,25 @@ class MetricsClient:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _target(url: str) -> str:
+    parts = urlsplit(url)
+    path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~")
+    return f"{path}?{parts.query}" if parts.query else path
+
+
+def _decoded(body: bytes, encoding: str | None) -> bytes:
+    """A body that is compressed although that was not requested."""
+    if encoding in (None, "", "identity"):
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise _FetchError(f"compressed with {encoding}, which was not requested")
+    unpacker = zlib.decompressobj(wbits=47)  # gzip or zlib, by its header
+    unpacked = unpacker.decompress(body, _MAX_BODY_BYTES)
+    if not unpacker.eof:
+        raise _FetchError(f"the {encoding} body is truncated or too large")
+    return unpacked
 
 
 def _left_s(deadline_ns: int) -> float:

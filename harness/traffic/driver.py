@@ -96,6 +96,7 @@ class LocustDriver:
                 "network": asdict(profile.traffic.network),
                 "workers": workers,
                 "api_key": api_key,
+                "headers": profile.traffic.network.sent_headers(),
                 "canary": None if canary is None else asdict(canary),
                 "arrival_stamps": arrival_stamps,
             },

@@ -5,8 +5,9 @@ import json
 
 import pytest
 
-from harness.api.base import Finish, Text, ToolCall, Usage, WireApi
+from harness.api.base import Finish, Text, ToolCall, WireApi
 from harness.api.parts import AnswerParts
+from harness.api.reader import Usage
 from harness.api.table import WIRE_APIS
 
 USAGE = Usage(100, 64, 32, 7)
@@ -49,7 +50,7 @@ def test_a_whole_answer_has_the_streams_usage_and_end(api: WireApi) -> None:
                 reader.read(event)
         else:
             document = writer.whole(pieces(api)[:2], Finish("length"), USAGE)
-            reader.read_whole(json.dumps(document).encode())
+            reader.read_document(json.dumps(document).encode())
             assert api.plain_answer(document).text.startswith('Grüße, "so"')
         assert (reader.error, reader.malformed) == (None, None)
         ends.append((reader.tokens(), reader.stop_reason))

@@ -77,6 +77,7 @@ def test_names_of_places_numbers_and_other_keys_stay() -> None:
         "tokens": "many",
         "secretary": "x",
         "token": None,
+        "X-Api-Key": "env:GATEWAY_KEY",
     }
     assert redacted(kept) == kept
 

@@ -14,6 +14,7 @@ from harness.cli import app
 from harness.commands import bench, profiles
 from harness.core.records import Api
 from harness.profile.load import load_profile, load_profile_text
+from harness.server.detect import Detected
 
 ROOT = Path(__file__).parents[2]
 NAMES = sorted(path.stem for path in (ROOT / "loadprofiles").glob("*.yaml"))
@@ -159,7 +160,7 @@ def test_an_endpoint_is_asked_for_its_model_and_api(endpoint, monkeypatch):
 @pytest.mark.parametrize("limit", [None, 8192])
 @pytest.mark.parametrize("api", Api)
 def test_the_text_is_valid_and_so_is_every_line_that_is_commented_out(api, limit):
-    probed = bench.Probed("m", limit, api, forced=api in (Api.CHAT, Api.COMPLETIONS))
+    probed = Detected("m", limit, api, forced=api in (Api.CHAT, Api.COMPLETIONS))
     text = profiles.endpoint_text("http://h:8000", probed)
     load_profile_text(text)
     used = re.sub(r"^( *(?:- )?)# (?=[\w-]+: |- \{)", r"\1", text, flags=re.MULTILINE)
@@ -177,12 +178,12 @@ def test_the_text_is_valid_and_so_is_every_line_that_is_commented_out(api, limit
     ["a\u2028b", "a\x85b", "a\tb", "a\x7f", "😀", 'a\\b"c', "\x1b[31m", "#", "{x}", "a " * 200],
 )
 def test_odd_names_of_models_are_kept(name):
-    text = profiles.endpoint_text("http://h:8000", bench.Probed(name, None, Api.CHAT, forced=True))
+    text = profiles.endpoint_text("http://h:8000", Detected(name, None, Api.CHAT, forced=True))
     assert load_profile_text(text).model.served_name == name
 
 
 def test_the_workload_is_that_of_bench():
-    probed = bench.Probed("m", 8192, Api.CHAT, forced=True)
+    probed = Detected("m", 8192, Api.CHAT, forced=True)
     ours = YAML(typ="safe").load(profiles.endpoint_text("http://h:8000", probed))
     its = bench.document(bench.BenchOptions(("http://h:8000",)), probed)
     limit = its["traffic"]["workload"].pop("context_limit_tok")

@@ -1,19 +1,14 @@
 """`harness bench`: options of the command line as a profile, and what it finds at an endpoint."""
 
-import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-
 import pytest
 
 from harness.commands import bench
-from harness.core.errors import PreflightError, ProfileError, ServerError
-from harness.core.network import Network
+from harness.core.errors import ProfileError
 from harness.core.records import Api
 from harness.profile.load import load_profile_text
-from harness.server.ready import listed_models
+from harness.server.detect import Detected
 
-PROBED = bench.Probed("m", 8000, Api.CHAT, forced=True)
+PROBED = Detected("m", 8000, Api.CHAT, forced=True)
 URLS = ("http://127.0.0.1:9",)
 
 
@@ -53,7 +48,7 @@ def test_slos_price_and_gpus_reach_the_profile():
 
 
 def test_lengths_are_natural_where_ignore_eos_is_refused():
-    assert profile_of(bench.Probed("m", None, Api.CHAT, forced=False)).output_length == "natural"
+    assert profile_of(Detected("m", None, Api.CHAT, forced=False)).output_length == "natural"
 
 
 @pytest.mark.parametrize(
@@ -101,6 +96,9 @@ def test_kinds_of_traffic_exclude_each_other():
         ("http://h:8000/", "http://h:8000"),
         ("http://[::1]:8000/v1/", "http://[::1]:8000"),
         ("https://h", "https://h"),
+        ("http://h:8000/v1/chat/completions", "http://h:8000"),
+        ("http://h:8000/v1/messages/", "http://h:8000"),
+        ("http://h/openai/v1", "http://h/openai"),
     ],
 )
 def test_the_path_that_other_tools_want_is_dropped(url, base):
@@ -127,98 +125,6 @@ def test_what_is_not_an_address_is_refused(url):
         bench.base_url(url)
 
 
-@pytest.fixture
-def endpoint():
-    """A server that speaks as much as `served` says: model names, paths that answer, and whether it
-    takes `ignore_eos`.
-    """
-    served = {"models": ["m"], "paths": ["/v1/chat/completions"], "ignore_eos": True, "status": 200}
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def _send(self, status, body):
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def do_GET(self):
-            rows = [{"id": name, "max_model_len": 4096} for name in served["models"]]
-            self._send(served["status"], {"data": rows})
-
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            if self.path not in served["paths"]:
-                self._send(404, {"error": {"message": "no such route"}})
-            elif "ignore_eos" in body and not served["ignore_eos"]:
-                self._send(400, {"error": {"message": "unknown field ignore_eos"}})
-            elif self.path == "/v1/messages":
-                usage = {"input_tokens": 3, "output_tokens": 1}
-                content = [{"type": "text", "text": "a"}]
-                self._send(200, {"content": content, "stop_reason": "max_tokens", "usage": usage})
-            else:
-                choice = {"message": {"content": "a"}, "finish_reason": "length"}
-                usage = {"prompt_tokens": 3, "completion_tokens": 1}
-                self._send(200, {"choices": [choice], "usage": usage})
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", served
-    server.shutdown()
-    server.server_close()
-
-
-def probe(endpoint, model=None, api=None):
-    return bench.probe(endpoint[0], model, api, None, Network())
-
-
-def test_model_context_and_api_are_found(endpoint):
-    assert probe(endpoint) == bench.Probed("m", 4096, Api.CHAT, forced=True)
-
-
-def test_a_server_without_ignore_eos(endpoint):
-    endpoint[1]["ignore_eos"] = False
-    assert probe(endpoint).forced is False
-
-
-def test_the_next_api_is_tried_where_chat_is_missing(endpoint):
-    endpoint[1]["paths"] = ["/v1/messages"]
-    assert probe(endpoint) == bench.Probed("m", 4096, Api.MESSAGES, forced=False)
-
-
-def test_several_models_want_a_name(endpoint):
-    endpoint[1]["models"] = ["a", "b"]
-    with pytest.raises(PreflightError, match="--model"):
-        probe(endpoint)
-    assert probe(endpoint, model="b").model == "b"
-    with pytest.raises(PreflightError, match="'c'"):
-        probe(endpoint, model="c")
-
-
-def test_an_api_that_does_not_answer_and_a_key_that_is_missing(endpoint):
-    with pytest.raises(ServerError, match="/v1/responses"):
-        probe(endpoint, api=Api.RESPONSES)
-    endpoint[1]["status"] = 401
-    with pytest.raises(ServerError, match="--api-key-env"):
-        probe(endpoint)
-
-
-@pytest.mark.parametrize("data", [5, "m", {"id": "m"}, [5, None, {"id": 7}]])
-def test_a_list_of_models_in_another_form_lists_none(data):
-    import httpx
-
-    assert listed_models(httpx.Response(200, json={"data": data})) == {}
-
-
-def test_no_server():
-    with pytest.raises(ServerError, match=r"127\.0\.0\.1:9"):
-        bench.probe("http://127.0.0.1:9", None, None, None, Network())
-
-
 @pytest.mark.parametrize("key", ["", "a\nb", "schlüssel"])
 def test_a_key_that_no_header_carries_is_refused_and_not_shown(key, monkeypatch):
     monkeypatch.setenv("BENCH_KEY", key)
@@ -235,3 +141,73 @@ def test_the_command_in_the_saved_profile_is_one_comment():
 def test_gpus_are_indices_or_names():
     assert profile_of(gpus="0,1").server.gpus == (0, 1)
     assert profile_of(gpus="²").server.gpus == ("²",)  # no such GPU, which the run says
+
+
+# --- errors name options ---
+
+
+def loaded(**options):
+    text = bench.to_yaml(bench.document(bench.BenchOptions(URLS, **options), PROBED), ["harness"])
+    return bench.load(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"isl": "40000"}, "--isl 40000"),
+        ({"osl": "8000"}, "--osl 8000"),
+        ({"isl": "7k", "osl": "1k"}, "--isl 7k"),
+    ],
+)
+def test_lengths_beyond_the_context_name_their_option(options, named):
+    with pytest.raises(ProfileError, match=f"^{named}: .*8000"):
+        loaded(**options)
+
+
+def test_a_context_that_is_unknown_refuses_no_length():
+    assert profile_of(Detected("m", None, Api.CHAT, forced=True), isl="40000")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"usd_per_gpu_h": -1.0}, "--price"),
+        ({"gpu_count": 0}, "--gpu-count"),
+        ({"gpu_count": 2, "gpus": "0"}, "--gpu-count"),
+        ({"gpus": "0,0"}, "--gpus"),
+        ({"api_key_env": ""}, "--api-key-env"),
+        ({"headers": {"X-Token": "abc"}}, "--header"),
+        ({"workload": "batch", "slos": "ttft=1s"}, "--slo"),
+        ({"duration_s": -1.0}, "--duration"),
+    ],
+)
+def test_values_that_the_profile_refuses_name_their_option(options, named):
+    with pytest.raises(ProfileError) as caught:
+        loaded(**options)
+    assert named in caught.value.what.split(":")[0]
+
+
+def test_two_urls_that_are_the_same_name_their_option():
+    options = bench.BenchOptions((*URLS, *URLS))
+    with pytest.raises(ProfileError, match=r"^--url"):
+        bench.load(bench.to_yaml(bench.document(options, PROBED), ["harness"]))
+
+
+@pytest.mark.parametrize("texts", [["X-A"], ["=b"], ["X-A="], ["X-A=b", "X-A=c"]])
+def test_headers_that_are_none_name_their_option_and_hide_the_value(texts):
+    with pytest.raises(ProfileError, match=r"^--header") as caught:
+        bench.headers(texts)
+    assert "=c" not in str(caught.value)
+
+
+def test_headers_and_the_authority_reach_the_profile_and_the_probe():
+    headers = bench.headers(["X-Tenant=a=b", "X-Key=env:K"])
+    options = bench.BenchOptions(URLS, ca_file="/ca.pem", headers=headers)
+    profile = bench.load(bench.to_yaml(bench.document(options, PROBED), ["harness"]))
+    assert profile.traffic.headers == {"X-Tenant": "a=b", "X-Key": "env:K"}
+    assert profile.traffic.network == options.network
+
+
+def test_a_file_that_is_none_names_its_option(tmp_path):
+    with pytest.raises(ProfileError, match=r"^--ca-file"):
+        bench.existing(tmp_path, "--ca-file")

@@ -1,13 +1,14 @@
 """What is shown while load is under way, at known times."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.artifacts.events import EventLog
-from harness.commands.display import Progress, QuietView
+from harness.commands.display import Progress, QuietView, progress_line
 from harness.commands.steps.live_display import LiveDisplay, Rate, phase_of
 from harness.core.progress import TelemetryProgress, TrafficProgress
 from harness.plan.types import StagePlan
@@ -102,6 +103,20 @@ def test_time_runs_from_the_start_of_the_stage_that_traffic_reports(shown: Shown
     later = shown.at(127)
     assert (later.stage, later.phase, later.elapsed_s, later.total_s) == ("b", "sessions", 7, None)
     assert shown.view.notes == ["stage a", "stage b"]
+
+
+def test_the_run_takes_at_least_the_rest_of_its_stages(shown: Shown) -> None:
+    """Stage `b` ends with its sessions: only its warm-up of 5 s is sure."""
+    assert shown.at(100).run_left_s == 20
+    shown.display.on_traffic_event(StageStarted("a", 0, 101 * S, 106 * S, 116 * S))
+    assert shown.at(104).run_left_s == 17
+    assert shown.at(130).run_left_s == 5  # still draining
+    shown.display.on_traffic_event(TrafficProgress(t_ns=131 * S, stage="b"))
+    shown.display.on_traffic_event(StageStarted("b", 1, 131 * S, 136 * S, None))
+    assert shown.at(133).run_left_s == 3
+    assert shown.at(140).run_left_s == 0
+    assert "run: at least 17 s left" in progress_line(replace(shown.at(133), run_left_s=17))
+    assert "run:" not in progress_line(shown.at(140))
 
 
 def test_marks_and_late_timers_are_kept_and_progress_is_not(shown: Shown) -> None:

@@ -367,7 +367,8 @@ def test_the_result_is_json_rows_and_markdown(make_run):
     found = compare_runs([a, b])
     loaded = json.loads(json.dumps(to_json(found), allow_nan=False))
     assert from_json(Comparison, loaded, "comparison") == found
-    assert {"sides", "treatments", "metrics", "allowed_mismatches", "gates", "notes"} == set(loaded)
+    keys = {"sides", "treatments", "metrics", "stages", "allowed_mismatches", "gates", "notes"}
+    assert keys == set(loaded)
     assert all(len(row) == len(found.columns()) for row in found.rows())
     assert all(len(row) == len(found.treatment_columns()) for row in found.treatment_rows())
     assert "power_w @ gpu_board" in found.to_markdown()

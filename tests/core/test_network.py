@@ -141,3 +141,20 @@ def test_certificates_are_checked_unless_told_otherwise(tmp_path):
         [Endpoint("a", "https://x", "m"), Endpoint("b", "http://y", "m")]
     )
     assert [concern.code for concern in said] == ["tls_unverified"]
+
+
+def test_values_of_headers_come_from_the_environment(monkeypatch):
+    monkeypatch.setenv("GATEWAY_KEY", " s3cret ")
+    network = Network(headers=(("X-Tenant", "a"), ("X-Key", "env:GATEWAY_KEY")))
+    assert network.sent_headers() == {"X-Tenant": "a", "X-Key": "s3cret"}
+    assert "s3cret" not in repr(network)
+
+
+@pytest.mark.parametrize("value", [None, "", "a\nb", "schlüssel"])
+def test_a_header_without_a_usable_value_is_refused_and_not_shown(value, monkeypatch):
+    monkeypatch.delenv("GATEWAY_KEY", raising=False)
+    if value is not None:
+        monkeypatch.setenv("GATEWAY_KEY", value)
+    with pytest.raises(PreflightError, match="GATEWAY_KEY") as caught:
+        Network(headers=(("X-Key", "env:GATEWAY_KEY"),)).sent_headers()
+    assert not value or value not in str(caught.value)

@@ -18,6 +18,7 @@ def _plan(workload="chat", load=None, *, context=16384, purpose="smoke", seed=1,
             "seed": seed,
             "model": {"id": "builtin:tiny"},
             "traffic": {
+                "api": "messages",
                 "workload": workload,
                 "load": [load] if isinstance(load, dict) else load,
                 **traffic,

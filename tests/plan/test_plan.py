@@ -394,3 +394,34 @@ def test_any_seed_and_context_give_sessions_that_fit(seed, context, kind, tool_s
             assert turn.gap_ns >= 0
             kinds = [part.kind for part in turn.message.parts]
             assert kinds in ([PartKind.TEXT], [PartKind.TOOL_RESULT]) or turn.keeps is not None
+
+
+@pytest.mark.parametrize("api", ["messages", "chat", "completions", "responses"])
+@pytest.mark.parametrize(
+    "omit", [["temperature"], ["stream_options"], ["min_tokens", "ignore_eos"]]
+)
+def test_keys_that_a_server_refuses_are_left_out(api, omit):
+    plain, changed = (
+        make_plan(profile("chat", api=api, **more), FACTS)
+        for more in ({}, {"omit": omit, "length_key": "max_completion_tokens"})
+    )
+    session = first(plain, 1)[0]
+    texts = Texts(plain.seed, plain.tok_per_word)
+    before, after = (
+        json.loads(Conversation(session, plan.settings, "m", texts).body(0))
+        for plan in (plain, changed)
+    )
+    expected = {key: value for key, value in before.items() if key not in omit}
+    if "max_tokens" in expected:
+        expected["max_completion_tokens"] = expected.pop("max_tokens")
+    assert after == expected
+    assert changed.settings.form.adapt(before) == expected
+
+
+def test_one_inner_key_is_left_out():
+    plan = make_plan(
+        profile("chat", api="chat", omit=["stream_options.continuous_usage_stats"]), FACTS
+    )
+    texts = Texts(plan.seed, plan.tok_per_word)
+    body = json.loads(Conversation(first(plan, 1)[0], plan.settings, "m", texts).body(0))
+    assert body["stream_options"] == {"include_usage": True}

@@ -29,7 +29,13 @@ def planned(workload="thinking", *, server=None, load=CLOSED, **traffic):
         "purpose": "smoke",
         "model": {"id": "builtin:tiny"},
         "server": server or {"kind": "torch"},
-        "traffic": {"workload": workload, "load": [load], "output_length": "natural", **traffic},
+        "traffic": {
+            "api": "messages",
+            "workload": workload,
+            "load": [load],
+            "output_length": "natural",
+            **traffic,
+        },
     }
     return make_plan(Profile.model_validate(profile), FACTS)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -537,3 +538,60 @@ def test_the_command_describes_converts_and_refuses(write, tmp_path):
     )
     refused = run(app, ["traces", "describe", str(write("x.jsonl", MOONCAKE + "{torn"))])
     assert (refused.exit_code, "x.jsonl:4: is not JSON" in refused.stderr) == (2, True)
+
+
+def lines_of(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def mooncake(timestamp: float, **more: object) -> dict:
+    return {"timestamp": timestamp, "input_length": 12, "output_length": 5, "hash_ids": [0]} | more
+
+
+def test_chats_in_seconds_with_blocks_of_16_tokens(tmp_path: Path) -> None:
+    chats = [(0, -1, 0.0), (1, -1, 0.5), (2, 0, 1.0), (3, 1, 1.5), (4, 2, 2.5)]
+    rows = [mooncake(t, chat_id=chat, parent_chat_id=parent) for chat, parent, t in chats]
+    trace = open_trace(lines_of(tmp_path / "t.jsonl", *rows))
+    found = [(s.session_id, [r.t_s for r in s.requests]) for s in trace.sessions()]
+    assert found == [("0", [0.0, 1.0, 2.5]), ("1", [0.5, 1.5])]
+    assert {r.block_tok for r in trace.requests()} == {16}
+    assert "seconds" in trace.notes[0]
+
+
+def test_sessions_and_delays_of_mooncake_lines(tmp_path: Path) -> None:
+    rows = [mooncake(0, session_id="a"), mooncake(2000, session_id="a", delay=1500, lora="x")]
+    rows[0]["lora"] = "x"
+    trace = open_trace(lines_of(tmp_path / "t.jsonl", *rows))
+    (session,) = trace.sessions()
+    assert [(r.t_s, r.gap_s, r.block_tok) for r in session.requests] == [
+        (0.0, None, 512),
+        (2.0, 1.5, 512),
+    ]
+    assert trace.notes[1].endswith("lora")
+
+
+@pytest.mark.parametrize("times", [(0.0, 3.0), (12.0, 15.0)])
+def test_subagents_count_from_their_marker_or_the_session(
+    tmp_path: Path, times: tuple[float, float]
+) -> None:
+    def request(t: float) -> dict:
+        return {"t": t, "type": "s", "in": 64, "out": 5, "hash_ids": [0]}
+
+    inner = {"t": 12.0, "type": "subagent", "requests": [request(t) for t in times]}
+    session = {"block_size": 64, "requests": [request(0.0), inner, request(20.0)]}
+    file = tmp_path / "s.json"
+    file.write_text(json.dumps(session))
+    trace = open_trace(file)
+    assert [r.t_s for r in trace.requests()] == [0.0, 12.0, 15.0, 20.0]
+    assert ("marker" if times[0] == 0 else "session") in trace.notes[0]
+
+
+@pytest.mark.parametrize("sign", [".", ","])
+@pytest.mark.parametrize("zone", ["", "+00:00", "Z"])
+def test_decimal_fractions_of_times(tmp_path: Path, sign: str, zone: str) -> None:
+    file = tmp_path / "a.csv"
+    times = [f'"2024-05-10 00:00:0{second}{sign}{ms}{zone}"' for second, ms in ((0, 1), (1, 4))]
+    rows = "".join(f"{time},100,20\n" for time in times)
+    file.write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+    assert [r.t_s for r in open_trace(file).requests()] == pytest.approx([0.0, 1.3], abs=1e-6)

@@ -10,11 +10,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from harness.checked_yaml import shape
+from harness.core.records import ModelFacts
+from harness.plan.build import make_plan
 from harness.profile import generate
 from harness.profile.load import load_profile
 from harness.profile.rules import BUILTIN_MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
+QUICK = "gpu-quick"
 PROFILES = sorted((ROOT / "loadprofiles").glob("*.y*ml"))
 
 
@@ -80,7 +83,9 @@ def test_profiles_for_cpus_need_no_hub_and_no_gpu(path):
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in PROFILES if path.stem.startswith("gpu-")], ids=lambda path: path.stem
+    "path",
+    [path for path in PROFILES if path.stem.startswith(("gpu-", "isl-")) and path.stem != QUICK],
+    ids=lambda path: path.stem,
 )
 def test_profiles_for_gpus_measure_long_enough_for_a_headline(path):
     profile = load_profile(path)
@@ -92,6 +97,33 @@ def test_profiles_for_gpus_measure_long_enough_for_a_headline(path):
         for stage in profile.traffic.load
     )
     assert set(profile.telemetry.require) == {"server_metrics", "gpu_power"}
+
+
+def test_the_quick_profile_leaves_time_for_a_start_within_five_minutes():
+    profile = load_profile(ROOT / "loadprofiles" / f"{QUICK}.yaml")
+    stages_s = sum(stage.warmup_s + stage.window_s for stage in profile.traffic.load)
+    certificate_s, start_s = 60, 90
+    assert profile.purpose == "measure"
+    assert stages_s + 2 * profile.idle_s + certificate_s + start_s < 300
+
+
+def test_the_attach_profile_leaves_model_and_api_open():
+    profile = load_profile(
+        ROOT / "loadprofiles" / "attach.yaml", ["server.urls.0=http://127.0.0.1:9"]
+    )
+    assert (profile.model.id, profile.traffic.api, profile.output_length) == (None, None, "forced")
+    assert profile.server.urls == ("http://127.0.0.1:9",)
+
+
+def test_the_pairs_of_lengths_are_those_of_inferencex():
+    profile = load_profile(ROOT / "loadprofiles" / "isl-osl.yaml")
+    pairs = {
+        part.name: (part.workload.user_tok.max, part.workload.output_tok.max)
+        for part in profile.traffic.workload.parts
+    }
+    assert pairs == {"1k-1k": (1024, 1024), "8k-1k": (8192, 1024), "1k-8k": (1024, 8192)}
+    plan = make_plan(profile, ModelFacts(profile.model_id))
+    assert (plan.context_scale, profile.server.prefix_caching) == (1, False)
 
 
 def test_the_hint_in_the_70b_profile_works():

@@ -30,6 +30,11 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
             "traffic.output_length",
             "`load_format: dummy`",
         ),
+        # headline and stages of thresholds
+        (["headline=0-concurency"], "headline", "did you mean `0-concurrency`?"),
+        (["headline=best_under_slo"], "headline", "`highest_throughput`"),
+        (["headline=last", "traffic.load.0.name=last"], "headline", "rename"),
+        (["thresholds=['c4: output_tok_s > 1']"], "thresholds.0", "`0-concurrency`"),
         # secrets
         (["server.api_key_env=A", "server.api_key_file=b"], "server.api_key_file", "keep one"),
         (["server.env={HF_TOKEN: x}"], "server.env.HF_TOKEN", "export it"),
@@ -76,6 +81,24 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         (["traffic.proxy=https://p:3128"], "traffic.proxy", "http://HOST:PORT"),
         (["traffic.proxy=http://u:pw@p:3128"], "traffic.proxy", "HTTP_PROXY"),
         (["traffic.tls={ca_file: a.pem, verify: false}"], "traffic.tls.ca_file", "keep one"),
+        # headers
+        (["traffic.headers={X-Tenant: a}"], "traffic.headers", "attach"),
+        (
+            [ATTACH % "", "traffic.headers={X-Api-Token: abc}"],
+            "traffic.headers.X-Api-Token",
+            "env:NAME",
+        ),
+        ([ATTACH % "", "traffic.headers={Host: a}"], "traffic.headers.Host", "drop"),
+        (
+            [ATTACH % "api_key_env: K", "traffic.headers={Authorization: 'env:K'}"],
+            "traffic.headers.Authorization",
+            "drop",
+        ),
+        ([ATTACH % "", "traffic.headers={'a b': c}"], "traffic.headers.a b", "ASCII"),
+        ([ATTACH % "", "traffic.headers={X-A: 'env:'}"], "traffic.headers.X-A", "env:NAME"),
+        ([ATTACH % "", "traffic.headers={X-A: a, x-a: b}"], "traffic.headers", "once"),
+        # model
+        (["model={served_name: m}"], "model.id", "attach"),
         # load
         (["traffic.load.0.window_s=null"], "traffic.load.0", "`window_s` or `sessions`"),
         (["traffic.load.0.window_s=0"], "traffic.load.0.window_s", "10m"),
@@ -317,13 +340,41 @@ def test_a_threshold_in_the_metrics_own_unit(text, metric, statistic, operator, 
         ("ttft_s.p99 < 1e999", "finite"),
         ("energy_j@moon < 1", "no boundary 'moon'"),
         ("output_tok_s@node < 1", "no boundary 'node'"),
-        ("1 < ttft_s.p99", "is not METRIC"),
-        ("", "is not METRIC"),
+        ("1 < ttft_s.p99", r"is not \[STAGE:\] METRIC"),
+        ("", r"is not \[STAGE:\] METRIC"),
     ],
 )
 def test_a_threshold_outside_the_grammar(text, message):
     with pytest.raises(ValueError, match=message):
         parse_threshold(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "stage", "figure"),
+    [
+        ("ttft_s.p99 < 1", None, "ttft_s.p99"),
+        ("c64: ttft_s.p99 < 1", "c64", "c64: ttft_s.p99"),
+        (" 0-ramp.up :output_tok_s>1", "0-ramp.up", "0-ramp.up: output_tok_s"),
+        ("*: power_w@node < 1", "*", "*: power_w@node"),
+    ],
+)
+def test_a_threshold_on_a_stage(text, stage, figure):
+    threshold = parse_threshold(text)
+    assert (threshold.stage, threshold.figure) == (stage, figure)
+
+
+def test_a_threshold_on_every_stage_is_one_per_stage():
+    found = parse_threshold("*: error_ratio <= 1%").at_stages(["c1", "c2"])
+    assert [(one.text, one.stage) for one in found] == [
+        ("c1: error_ratio <= 1%", "c1"),
+        ("c2: error_ratio <= 1%", "c2"),
+    ]
+    assert all(parse_threshold(one.text) == one for one in found)
+
+
+def test_a_stage_in_yaml_without_quotes(valid):
+    text = valid + "thresholds:\n  - 0-concurrency: output_tok_s > 1\n"
+    assert load_profile_text(text).thresholds == ("0-concurrency: output_tok_s > 1",)
 
 
 def test_a_figure_at_another_boundary():

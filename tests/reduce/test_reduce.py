@@ -233,8 +233,9 @@ class TestKnownTruth:
         assert summary.labels.input_split == "server_counters"
 
 
-def test_the_last_of_several_stages_heads_the_summary_and_each_has_its_own(
-    steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int]
+@pytest.mark.parametrize("asked", ["first", "main", "last", None])
+def test_everything_of_the_headline_is_of_its_stage_and_each_stage_has_its_own(
+    steady: Callable[..., Any], tmp_path: Path, times: tuple[int, int], asked: str | None
 ) -> None:
     t0, second = times
     builder = steady()
@@ -246,6 +247,7 @@ def test_the_last_of_several_stages_heads_the_summary_and_each_has_its_own(
     manifest = json.loads((run / "manifest.json").read_text())
     load = manifest["profile"]["traffic"]["load"]
     load.insert(0, {**load[0], "name": "first", "concurrency": 2})
+    manifest["profile"]["headline"] = asked
     (run / "manifest.json").write_text(json.dumps(manifest))
     bounds = {"first": (0, 1, 9), "main": (10, 12, 22)}
     with (run / "events.jsonl").open("w") as file:
@@ -269,9 +271,16 @@ def test_the_last_of_several_stages_heads_the_summary_and_each_has_its_own(
     first, main = summary.stages
     assert (first.name, main.name) == ("first", "main")
     assert (first.window.start_s, first.window.end_s) == (1, 9)
-    assert summary.window.start_s == main.window.start_s == 12
-    assert "2 stages" in summary.window.rule
-    assert summary.metrics == main.metrics
+    assert (main.window.start_s, main.window.end_s) == (12, 22)
+    assert summary.headline is not None
+    assert summary.headline.rule == (asked or "best_under_slo")
+    better = max(summary.stages, key=lambda stage: stage.metrics["output_tok_s"].value)
+    expected = {"first": first, "main": main, "last": main, None: better}[asked]
+    assert summary.headline.stage == expected.name
+    assert summary.window == expected.window
+    assert summary.metrics == expected.metrics
+    assert summary.latency == expected.latency
+    assert summary.requests.in_window == expected.requests.in_window
     assert first.latency["ttft_s"].p50 == pytest.approx(0.3)
     assert main.latency["ttft_s"].p50 == pytest.approx(0.2)
     assert first.requests.sent + main.requests.sent == summary.requests.sent

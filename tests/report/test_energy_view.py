@@ -237,7 +237,7 @@ def test_boards_tell_slowdowns_and_faults() -> None:
             "61",
             "650 of 700",
             "97%",
-            "thermal slowdown by hardware 25%",
+            "hardware thermal slowdown 25%",
             "XID 79, XID 48, 2 uncorrected ECC errors, 1 process not of this run",
         ),
     ]

@@ -21,9 +21,9 @@ from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.server.attach import AttachServerRunner
 from harness.server.base import Needs, RunContext
 from harness.server.one_request import (
-    _read,
     check_request,
     one_token_body,
+    reply_of,
     request_once,
 )
 from harness.server.select import choose_server
@@ -225,7 +225,8 @@ def test_a_stream_that_ends_in_an_error_is_an_error() -> None:
         headers={"content-type": "text/event-stream"},
         content=(REPLIES / "messages-engine-killed.sse").read_bytes(),
     )
-    assert "validation errors" in str(_read(wire(Api.MESSAGES), response).error)
+    reply = reply_of(wire(Api.MESSAGES), response, response.content, body())
+    assert "validation errors" in str(reply.error)
 
 
 def test_no_answer_is_a_server_error() -> None:
@@ -336,6 +337,15 @@ def test_a_foreign_server_is_taken_as_it_is(
         assert (endpoint.model, endpoint.metrics_url, endpoint.pid) == ("m", None, None)
         assert running.info.version is None
         assert running.info.settings["max_model_len"] is None
+
+
+def test_of_two_models_none_is_guessed(
+    profile: Callable[..., Profile], foreign: Callable[..., str], context: RunContext
+) -> None:
+    url = foreign({"/v1/models": (200, {"data": [{"id": "a"}, {"id": "b"}]})} | CHATS)
+    error = attach_error(attach(profile({"kind": "attach", "urls": [url]}, api="chat")), context)
+    assert "'a', 'b'" in error.what
+    assert "model.served_name" in str(error.next_step)
 
 
 def test_metrics_urls_of_the_profile_are_taken_without_asking(

@@ -13,6 +13,8 @@ import pytest
 
 from harness.core.clock import now_ns, take_anchor, wall_now
 from harness.core.records import Boundary
+from harness.telemetry.sources import csvfile
+from harness.telemetry.sources.base import ReadFailures, probed, sampled, watts_of
 from harness.telemetry.sources.csvfile import CsvPowerSource
 from harness.telemetry.sources.modelled import ModelledPowerSource
 from harness.telemetry.sources.promql import PromqlPowerSource
@@ -175,10 +177,10 @@ def test_a_meters_log_is_followed_line_by_line(tmp_path: Path) -> None:
     assert abs(first[0].t_ns - due_ns) < 5_000_000
     append(log, "00\nrubbish\n1,never,3\n")
     assert [r.power_w for r in source.sample("power")] == [1100.0]
-    assert len(source.trouble.seen) == 1
+    assert len(source.trouble.seen) == 2
     log.write_text("outlet,time,watts\n")
     assert source.sample("power") == ()
-    assert len(source.trouble.seen) == 2
+    assert len(source.trouble.seen) == 3
     assert all(str(log) in message for message in source.trouble.seen)
     log.unlink()
     assert source.sample("power") == ()
@@ -284,3 +286,141 @@ def test_a_real_prometheus_gives_its_raw_samples_once(
     for one in (source, expression):
         one.close()
         assert not one.trouble.seen
+
+
+NOW_S = 1_795_270_000
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected_s"),
+    [
+        ("1795270000.25", NOW_S + 0.25),
+        ("1795270000250", NOW_S + 0.25),
+        ("1795270000250000", NOW_S + 0.25),
+        ("1795270000250000000", NOW_S + 0.25),
+        ("2026-11-21T14:06:40.25Z", NOW_S + 0.25),
+        ("2026-11-21 14:06:40,25", NOW_S + 0.25),
+        ("2026/11/21 14:06:40.250", NOW_S + 0.25),
+        ("21.11.2026 14:06:40", NOW_S),
+        ("2026-11-21 09:06:40 -0500", NOW_S),
+        ("2026-11-21 14:06:40 UTC", NOW_S),
+        ("12.5", None),
+        ("11/21/2026 14:06", None),
+    ],
+)
+def test_times_of_meters(cell: str, expected_s: float | None) -> None:
+    if expected_s is None:
+        with pytest.raises(ValueError, match=r"12\.5|isoformat"):
+            csvfile._unix_ns(cell)
+    else:
+        assert csvfile._unix_ns(cell) == pytest.approx(expected_s * 1e9, abs=1e3)
+
+
+@pytest.mark.parametrize(
+    ("cell", "watts"),
+    [
+        ("300", 300.0),
+        ("412.33 W", 412.33),
+        ("0,41 kW", 410.0),
+        ("1,234.5 W", 1234.5),
+        ("350000 mW", 350.0),
+        (300, 300.0),
+        ("[N/A]", None),
+        ("[Not Supported]", None),
+        ("", None),
+        (float("nan"), None),
+        (10**400, None),
+    ],
+)
+def test_power_with_units(cell: object, watts: float | None) -> None:
+    assert watts_of(cell) == (None if watts is None else pytest.approx(watts))
+
+
+@pytest.mark.parametrize("cell", ["abc", "5 V", "1,234 W", True, [300]])
+def test_what_is_no_power_is_named(cell: object) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        watts_of(cell)
+
+
+def log_of(tmp_path: Path, text: str, **settings) -> tuple[CsvPowerSource, Path]:
+    log = tmp_path / "meter.csv"
+    log.write_text(text)
+    return CsvPowerSource(log, boundary=Boundary.NODE, **settings), log
+
+
+def test_nvidia_smis_own_log(tmp_path: Path) -> None:
+    when = wall_now().strftime("%Y/%m/%d %H:%M:%S.%f")[:-3]
+    source, log = log_of(
+        tmp_path,
+        f"timestamp, index, power.draw [W]\n{when}, 0, 412.33 W\n{when}, 1, [N/A]\n",
+        time_column="timestamp",
+        power_column="power.draw [W]",
+        device_column="index",
+    )
+    assert [device.device_id for device in source.probe().devices] == ["0"]
+    later = f"{unix_s(now_ns() + 10**9):.3f}"
+    append(log, f"{later}, 0, 400 W\n{later}, 1, [N/A]\n")
+    assert [(r.device_id, r.power_w) for r in source.sample("power")] == [("0", 400.0)]
+    assert not source.trouble.seen
+
+
+@pytest.mark.parametrize("column", ["power [kW]", "power (kW)", "power_kw"])
+def test_the_unit_of_a_columns_name_counts(tmp_path: Path, column: str) -> None:
+    source, log = log_of(tmp_path, f"time;{column}\n", power_column=column)
+    assert source.probe().unread == "no reading yet"
+    append(log, f"{unix_s(now_ns() + 10**9)};0,5\n")
+    assert [r.power_w for r in source.sample("power")] == [500.0]
+
+
+@pytest.mark.parametrize("broken", ["{t},300\r301", '{t},300,"open', "{t}", "{t},watt", "\x00"])
+def test_a_broken_line_costs_itself_alone(tmp_path: Path, broken: str) -> None:
+    source, log = log_of(tmp_path, "time,watts\n")
+    source.probe()
+    t = unix_s(now_ns() + 10**9)
+    append(log, f"{t},1\n{broken.format(t=t)}\n" + f"{t},2\n" * 3)
+    assert [r.power_w for r in source.sample("power") if r.power_w != 300.0] == [1.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(("hours", "words"), [(-5, "5.0 h behind"), (9, "9.0 h ahead of")])
+def test_a_meter_in_local_time_is_noticed(tmp_path: Path, hours: int, words: str) -> None:
+    source, log = log_of(tmp_path, "time,watts\n")
+    source.probe()
+    append(log, f"{unix_s(now_ns()) + hours * 3600},300\n")
+    source.sample("power")
+    (message,) = source.trouble.seen
+    assert words in message
+    assert f"clock_offset_s: {hours * 3600}" in message
+    unread = CsvPowerSource(log, boundary=Boundary.NODE).probe().unread
+    assert words in unread
+
+
+def test_only_unreadable_lines_are_no_source(tmp_path: Path) -> None:
+    source, _ = log_of(tmp_path, "time,watts\n1795270000,n.n.\n")
+    probe = source.probe()
+    assert (probe.devices, source.intervals_s) == ((), {})
+    assert "n.n." in probe.why_not
+
+
+class Broken:
+    name = "broken"
+
+    def __init__(self) -> None:
+        self.trouble = ReadFailures()
+        self.intervals_s = {"power": 0.1}
+
+    def probe(self):
+        raise OverflowError("defect")
+
+    def sample(self, _what):
+        raise AttributeError("defect")
+
+    def close(self) -> None:
+        raise RuntimeError("defect")
+
+
+def test_an_exception_of_a_source_is_its_own() -> None:
+    assert "OverflowError: defect" in probed(Broken()).why_not
+    source = Broken()
+    assert sampled(source, "power") == ()
+    assert sampled(source, "power") == ()
+    assert source.trouble.seen == {"broken: AttributeError: defect": 2}

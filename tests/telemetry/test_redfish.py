@@ -152,3 +152,41 @@ def test_a_service_that_is_not_there_says_so(monkeypatch) -> None:
     probe = RedfishPowerSource("http://127.0.0.1:1", timeout_s=2.0).probe()
     assert not probe.devices
     assert "127.0.0.1:1" in probe.why_not
+
+
+class Answering:
+    """A connector whose every resource has this body."""
+
+    def __init__(self, body: object) -> None:
+        self.body = body
+
+    def get(self, _path: str):
+        return self
+
+    def json(self) -> object:
+        return self.body
+
+
+ONE = {"PowerConsumedWatts": 300}
+
+
+@pytest.mark.parametrize(
+    ("body", "watts"),
+    [
+        ({"PowerControl": ONE}, 300.0),
+        ([{"PowerControl": [ONE]}], 300.0),
+        ({"PowerControl": [None, ONE]}, 300.0),
+        ({"PowerControl": [{"PowerConsumedWatts": "300 W"}]}, 300.0),
+        ({"PowerWatts": 300}, 300.0),
+        ({"PowerWatts": {"Reading": None}, "PowerControl": [5, ONE]}, 300.0),
+        ({"PowerWatts": {"Reading": 10**400}}, None),
+        ({"PowerControl": "none"}, None),
+        (5, None),
+        (None, None),
+        ([], None),
+    ],
+)
+def test_odd_forms_of_power(body: object, watts: float | None) -> None:
+    source = RedfishPowerSource("http://127.0.0.1:1")
+    source._connector = Answering(body)
+    assert source._read("/any") == (watts, None)

@@ -2,8 +2,10 @@
 asked.
 """
 
+import gzip
 import socket
 import threading
+import zlib
 
 import pytest
 
@@ -133,3 +135,76 @@ def test_stopping_does_not_wait_for_a_server_that_hangs(metrics_server, until) -
     assert waiting.done.is_set()
     assert not waiting.ok
     assert seen == []  # our own end is no failure of the server
+
+
+TEXT = b"# TYPE x counter\nx_total 1\n"
+
+
+class Scripted:
+    """Responses by path: status, headers, body; `seen` is what was requested."""
+
+    def __init__(self, server, pages: dict[str, tuple[int, dict[str, str], bytes]]) -> None:
+        self.pages, self.seen = pages, []
+        server.answer = self.answer
+
+    def answer(self, to) -> None:
+        self.seen.append((to.path, to.headers.get("Authorization")))
+        status, headers, body = self.pages[to.path]
+        to.send_response(status)
+        for name, value in ({"Content-Length": str(len(body))} | headers).items():
+            to.send_header(name, value)
+        to.end_headers()
+        to.wfile.write(body)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize("location", ["/metrics/", "{origin}/metrics/", "metrics/"])
+def test_redirects_are_followed_within_the_origin(
+    metrics_server, status: int, location: str
+) -> None:
+    origin = metrics_server.url.removesuffix("/metrics")
+    to = {"Location": location.format(origin=origin)}
+    pages = {"/metrics": (status, to, b""), "/metrics/": (200, {}, TEXT)}
+    server = Scripted(metrics_server, pages)
+    client = MetricsClient("replica-0", metrics_server.url, 5.0, api_key="k")
+    assert [client.fetch().body for _ in range(2)] == [TEXT, TEXT]
+    client.close()
+    paths = [path for path, _ in server.seen]
+    assert paths == ["/metrics", "/metrics/", "/metrics/"]
+
+
+def test_a_redirect_to_another_origin_is_named_and_gets_no_key(metrics_server) -> None:
+    away = {"Location": "http://localhost:1/metrics"}
+    server = Scripted(metrics_server, {"/metrics": (307, away, b"")})
+    client = MetricsClient("replica-0", metrics_server.url, 5.0, api_key="k")
+    assert "http://localhost:1/metrics" in str(client.fetch().error)
+    assert len(server.seen) == 1
+    client.close()
+
+
+def test_a_redirect_in_a_circle_ends(metrics_server) -> None:
+    Scripted(metrics_server, {"/metrics": (308, {"Location": "/metrics"}, b"")})
+    client = MetricsClient("replica-0", metrics_server.url, 5.0)
+    assert client.fetch().error == "HTTP 308"
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "expected"),
+    [
+        ({}, TEXT[:-1], TEXT),
+        ({}, TEXT + b"# EOF", TEXT + b"# EOF\n"),
+        ({"Content-Encoding": "gzip"}, gzip.compress(TEXT, mtime=0), TEXT),
+        ({"Content-Encoding": "deflate"}, zlib.compress(TEXT), TEXT),
+        ({"Content-Encoding": "br"}, b"?", None),
+        ({"Content-Encoding": "gzip"}, gzip.compress(TEXT, mtime=0)[:-9], None),
+        ({}, b"", None),
+    ],
+)
+def test_bodies_that_are_complete_by_their_length(
+    metrics_server, headers: dict[str, str], body: bytes, expected: bytes | None
+) -> None:
+    Scripted(metrics_server, {"/metrics": (200, headers, body)})
+    client = MetricsClient("replica-0", metrics_server.url, 5.0)
+    assert client.fetch().body == expected
+    client.close()

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -249,7 +250,8 @@ def test_tls_with_a_private_authority(
         listener = socket.create_server(("127.0.0.1", 0))
         print(listener.getsockname()[1], flush=True)
         event = b'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"' + b"x" * 900 + b'"}}\\n\\n'
-        body = event * 100 + b'data: {"type":"message_stop"}\\n\\n'
+        end = b'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"}}\\n\\n'
+        body = event * 100 + end + b'data: {"type":"message_stop"}\\n\\n'
         head = b"HTTP/1.1 200 OK\\r\\ncontent-type: text/event-stream\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body)
         while True:
             connection = context.wrap_socket(listener.accept()[0], server_side=True)
@@ -292,3 +294,30 @@ def test_locust_stays_out_of_the_supervisor() -> None:
         ).stdout.strip()
         == "[]"
     )
+
+
+@pytest.mark.parametrize("events", [0, 2])
+def test_a_stream_that_stalls_ends_by_its_idle_limit(
+    traffic: Callable[..., Any], events: int
+) -> None:
+    """Also while the limit for the first byte is longer, and after nothing but headers."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 20)
+            connection.sendall(head + b": alive\n\n" * events)
+            connection.recv(1)  # until the client closes
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with listener:
+        rows = traffic(
+            [f"http://127.0.0.1:{listener.getsockname()[1]}"],
+            [closed(concurrency=1, sessions=1)],
+            timeouts={"idle_s": 0.5, "first_byte_s": 60, "total_s": 20},
+        ).run()
+    thread.join(10)
+    assert [row["outcome"] for row in rows] == ["timeout_idle"]

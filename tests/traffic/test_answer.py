@@ -393,6 +393,9 @@ def test_ends_of_a_stream_and_their_outcomes(stream: tuple[Api, bytes]) -> None:
     api, body = stream
     ends = {Api.MESSAGES: b"event: message_stop", Api.RESPONSES: b"event: response.completed"}
     without_end = body[: body.index(ends.get(api, b"data: [DONE]"))]
+    stop = re.search(rb"\n\n[^\n]*\n?[^\n]*_reason\":\s*\"|\n\nevent: response.completed", body)
+    assert stop is not None
+    without_stop = body[: stop.start() + 2]
     failed = (
         b"event: error\ndata:"
         b' {"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}\n\n'
@@ -409,7 +412,13 @@ def test_ends_of_a_stream_and_their_outcomes(stream: tuple[Api, bytes]) -> None:
     marker = wire(api).reader().end_marker
     broken = without_end + b"data: {oops\n\n" + body[len(without_end) :]
     cases = {
-        "no end marker": ([with_length(without_end)], Outcome.TRUNCATED, marker),
+        # A stop reason and a complete message end a response; the reason of `responses` is in its end.
+        "no end marker": (
+            [with_length(without_end)],
+            Outcome.TRUNCATED if api is Api.RESPONSES else Outcome.OK,
+            marker if api is Api.RESPONSES else "",
+        ),
+        "no stop reason": ([with_length(without_stop)], Outcome.TRUNCATED, marker),
         "ends within an event": (
             [with_length(body[: len(without_end) - 10])],
             Outcome.TRUNCATED,

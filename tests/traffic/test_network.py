@@ -2,6 +2,7 @@
 one.
 """
 
+import errno
 import socket
 import ssl
 import subprocess
@@ -15,7 +16,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from harness.core.errors import TrafficError
+from harness.core.records import Api, Endpoint, Outcome
+from harness.profile.traffic import Timeouts
 from harness.reference_server.server import Pace, PacedServer
+from harness.traffic._locust.http_client import Target
 
 NAME = "models.example"  # resolves nowhere: only a proxy can know it
 PACE = Pace(ttft_ms=5, gap_ms=1)
@@ -262,3 +266,55 @@ def test_a_proxy_that_refuses_is_named(
         rows = traffic([f"{scheme}://{NAME}"], [one_session()], proxy=url).run()
     assert [(row["outcome"], row["http_status"]) for row in rows] == [(outcome, status)] * 2
     assert all(words in row["error"] for row in rows), rows
+
+
+def target(url: str, **more: Any) -> Target:
+    return Target(Endpoint("replica-0", url, "m"), Api.CHAT, None, Timeouts(**more))
+
+
+@pytest.mark.parametrize(
+    ("url", "request_line", "host"),
+    [
+        ("http://127.0.0.1:80", "/v1/chat/completions", "127.0.0.1"),
+        ("http://127.0.0.1:81", "/v1/chat/completions", "127.0.0.1:81"),
+        ("https://127.0.0.1:443", "/v1/chat/completions", "127.0.0.1"),
+        ("https://127.0.0.1:80", "/v1/chat/completions", "127.0.0.1:80"),
+        ("http://[::1]", "/v1/chat/completions", "[::1]"),
+        ("http://127.0.0.1/my model", "/my%20model/v1/chat/completions", "127.0.0.1"),
+        ("http://127.0.0.1/a%20b/", "/a%20b/v1/chat/completions", "127.0.0.1"),
+        ("http://127.0.0.1/模", "/%E6%A8%A1/v1/chat/completions", "127.0.0.1"),
+    ],
+)
+def test_the_head_of_a_request(url: str, request_line: str, host: str) -> None:
+    lines = target(url)._head.decode("ascii").split("\r\n")
+    assert lines[:2] == [f"POST {request_line} HTTP/1.1", f"host: {host}"]
+
+
+def test_connections_take_addresses_in_turn_and_avoid_those_that_fail(monkeypatch) -> None:
+    with listening(lambda connection: connection.recv(1)) as port:
+        found = target(f"http://127.0.0.1:{port}", connect_s=2.0)
+        (info,) = found._addresses
+        found._addresses = [(*info[:4], (f"127.0.0.{n}", port)) for n in (1, 2)]
+        opened: list[str] = []
+        real = found._open
+
+        def opening(one: Any) -> Any:
+            opened.append(one[4][0])
+            if one[4][0] == "127.0.0.2":
+                raise OSError("no route")
+            return real(one)
+
+        monkeypatch.setattr(Target, "_open", lambda _, one: opening(one))
+        for _ in range(4):
+            found._connect().close()
+    assert opened == ["127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.1", "127.0.0.1"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS])
+def test_a_limit_of_this_machine_is_not_the_servers(monkeypatch, number: int) -> None:
+    def fails(_self: Target, _info: Any) -> None:
+        raise OSError(number, "limit")
+
+    monkeypatch.setattr(Target, "_open", fails)
+    exchange = target("http://127.0.0.1:9").send(b"{}", "r")
+    assert exchange.local is Outcome.CLIENT_LIMIT

@@ -138,3 +138,19 @@ for reader, writer in pairs:
 print(json.dumps([looks < writes / 2, idle, min(times) >= started - 1_000_000, max(times) <= time.monotonic_ns()]))
 """)
     assert found == [True, True, True, True]
+
+
+def test_a_kernel_without_stamps_is_told(in_child: Callable[[str], Any]) -> None:
+    found = in_child(
+        """
+import errno, json
+from harness.traffic._locust.stamped_reads import stamped
+
+class Old:
+    def setsockopt(self, *_):
+        raise OSError(errno.ENOPROTOOPT, "Protocol not available")
+
+print(json.dumps(stamped(Old()) is None))
+"""
+    )
+    assert found is True

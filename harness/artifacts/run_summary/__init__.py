@@ -26,6 +26,7 @@ from harness.artifacts.run_summary.server import Gauge, Histogram, ScopeLoad, Se
 from harness.artifacts.run_summary.summary import (
     Agreement,
     ClassSummary,
+    Headline,
     Labels,
     ProfileName,
     Recount,
@@ -61,6 +62,7 @@ __all__ = [
     "Figure",
     "Gauge",
     "GpuState",
+    "Headline",
     "Histogram",
     "Idle",
     "IdlePower",

@@ -16,7 +16,7 @@ from harness.artifacts.typed_json import Number, from_json, loads, read_lenientl
 from harness.core.errors import ArtifactError
 from harness.core.records import Concern, Status
 
-_OPTIONAL: Final = ("server", "rosetta", "quality")
+OPTIONAL: Final = ("headline", "server", "rosetta", "quality")
 """Blocks that are {} in JSON if absent."""
 
 
@@ -73,6 +73,7 @@ class RequestCounts:
         turns_not_happened: turns after a failed or dropped one of their session.
         primed: completed requests that warmed the caches of sessions that start in their middle;
             not in the other counts.
+        by_stop_reason: responses per stop reason; those without one are not counted.
     """
 
     planned: int | None
@@ -85,6 +86,7 @@ class RequestCounts:
     in_window: int | None
     turns_not_happened: int | None = None
     primed: int = 0
+    by_stop_reason: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +136,29 @@ class Agreement:
     tokenizer: Recount = field(default_factory=Recount)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Headline:
+    """The load stage whose metrics head the summary.
+
+    Attributes:
+        stage: its name.
+        rule: `harness.core.records.HeadlineRule`, or the stage's name if the profile gives it.
+        reason: why this stage, in words.
+    """
+
+    stage: str
+    rule: str
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class StageSummary:
-    """One load stage."""
+    """One load stage.
+
+    Attributes:
+        concerns: of its window, requests and energy, worst first; `invalid` ones mean that its
+            metrics support no claim. Those of the run as a whole are in the verdict.
+    """
 
     name: str
     kind: str | None
@@ -144,6 +166,7 @@ class StageSummary:
     requests: RequestCounts
     metrics: Mapping[str, Figure]
     latency: Mapping[str, Distribution]
+    concerns: tuple[Concern, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +240,8 @@ class Summary:
 
     Attributes:
         state: complete, interrupted or failed; `running` in the manifest becomes `interrupted`.
+        headline: the stage of `window`, `metrics` and everything else that is of one stage; None
+            without one, and in summaries of early versions.
         server: None without scrapes.
         host: CPU and memory of client and server processes in the window, by scope.
         classes: the headline window by class of requests, ordered by name.
@@ -245,6 +270,7 @@ class Summary:
     classes: tuple[ClassSummary, ...] = ()
     rosetta: OtherTools | None = None
     quality: Quality | None = None
+    headline: Headline | None = None
     energy: RunEnergy = field(default_factory=RunEnergy)
 
 
@@ -253,7 +279,7 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     raw: dict[str, Any] = to_json(summary)
     idle = raw["energy"]["idle"]
     raw["energy"]["idle"] = {key: value for key, value in idle.items() if value is not None}
-    return raw | {key: raw[key] or {} for key in _OPTIONAL}
+    return raw | {key: raw[key] or {} for key in OPTIONAL}
 
 
 _BARE: Final[dict[str, Any]] = {
@@ -302,7 +328,7 @@ def read_summary(path: Path, *, lenient: bool = False) -> Summary:
             cause="it is from a newer harness or damaged",
             next_step=f"{again}, or upgrade this harness",
         )
-    absent = {key: None for key in _OPTIONAL if not raw.get(key)}
+    absent = {key: None for key in OPTIONAL if not raw.get(key)}
     if lenient:
         return read_leniently(Summary, raw | absent, _BARE, where=path, next_step=again)
     return from_json(Summary, raw | absent, "summary", where=path, next_step=again)

@@ -7,7 +7,6 @@ from harness.artifacts.quality import write_reference
 from harness.commands.steps.prepare import prepare
 from harness.commands.steps.run_record import RunRecord
 from harness.core.errors import ProfileError
-from harness.core.records import Api
 from harness.profile.schema import Profile
 from harness.server.answers_check import QualityCheck, ask, make_reference, routes_for
 from harness.server.base import RunningServer, raise_problems, read_api_key, serve_for_questions
@@ -49,12 +48,13 @@ def record_answers(profile: Profile, out: Path | None, note: Callable[[str], Non
             next_step="record the reference with the model's weights",
         )
     prepared = prepare(profile, note)
+    profile = prepared.profile
     raise_problems(prepared.server.preflight())
     with serve_for_questions(prepared.server, "quality") as server:
         endpoint = server.endpoints[0]
         asked = ask(
             endpoint,
-            routes_for(Api(profile.traffic.api)),
+            routes_for(profile.api),
             read_api_key(profile.server),
             profile.quality.max_output_tok,
             network=DIRECT if endpoint.pid is not None else profile.traffic.network,

@@ -70,6 +70,7 @@ class LiveDisplay:
             phase=phase_of(stage, elapsed_s),
             elapsed_s=elapsed_s,
             total_s=_total_s(stage),
+            run_left_s=self._run_left_s(stage, elapsed_s),
             output_tok_s=self._generated.of(telemetry.generated_tokens, now),
             traffic=traffic,
             telemetry=telemetry,
@@ -77,6 +78,12 @@ class LiveDisplay:
         self._view.progress(progress)
         if self._exporter is not None:
             self._exporter.update(progress.stage, progress.phase, traffic, telemetry)
+
+    def _run_left_s(self, stage: StagePlan, elapsed_s: float) -> float:
+        """Minimum: stages that end with their sessions count with their warm-up only."""
+        later = (one for one in self._stages.values() if one.index > stage.index)
+        rest_s = max(0.0, _least_s(stage) - elapsed_s)
+        return rest_s + sum(map(_least_s, later))
 
 
 def phase_of(stage: StagePlan, elapsed_s: float) -> str:
@@ -92,6 +99,14 @@ def phase_of(stage: StagePlan, elapsed_s: float) -> str:
 def _total_s(stage: StagePlan) -> float | None:
     """Warm-up and window; None for a stage that ends with its sessions."""
     return None if stage.window_ns is None else seconds(stage.warmup_ns + stage.window_ns)
+
+
+def _least_s(stage: StagePlan) -> float:
+    """Shortest time of a stage: one with a number of sessions may end before its window."""
+    if stage.sessions is not None:
+        return 0.0
+    total_s = _total_s(stage)
+    return seconds(stage.warmup_ns) if total_s is None else total_s
 
 
 class Rate:

@@ -1,6 +1,7 @@
 """The load generator of a run: certificate, workers with their cores, and canary server."""
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -13,6 +14,7 @@ from harness.core.clock import wall_now
 from harness.core.errors import ArtifactError
 from harness.core.records import CANARY, Concern, Endpoint, Purpose, Severity
 from harness.hardware.cores import partition
+from harness.plan.types import StagePlan
 from harness.processes.registry import RunRegistry
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.traffic.fidelity import (
@@ -96,7 +98,7 @@ def _ensure_load_generator_calibration(
         return None
     fixed = None if profile.traffic.workers == "auto" else profile.traffic.workers
     load = load_of(profile, plan)
-    quick = sum(stage.window_ns or 0 for stage in plan.stages) < QUICK_WINDOW_S * 1e9
+    quick = is_quick(plan.stages)
     found = cached(load, workers=fixed, quick=quick)
     if found is None and quick:
         found = of_heavier_load(load, workers=fixed)
@@ -116,6 +118,11 @@ def _ensure_load_generator_calibration(
         )
     write_json(record.run_dir.calibration, to_json(found))
     return found
+
+
+def is_quick(stages: Sequence[StagePlan]) -> bool:
+    """Whether the windows are so short that a quick certificate suffices."""
+    return sum(stage.window_ns or 0 for stage in stages) < QUICK_WINDOW_S * 1e9
 
 
 def of_heavier_load(load: Load, *, workers: int | None) -> Certificate | None:

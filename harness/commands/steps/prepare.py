@@ -17,12 +17,13 @@ from harness.core.errors import ArtifactError
 from harness.core.records import Gpu, ModelFacts
 from harness.hardware.gpus import nvidia_device_present, resolve_gpus
 from harness.hardware.host import describe_host
-from harness.models.facts import resolve as resolve_model
+from harness.models.facts import facts_of
 from harness.plan.build import RunPlan, make_plan
 from harness.processes.command import ask
 from harness.profile.schema import Profile
 from harness.reduce.energy.sensor_gain import read_calibration
 from harness.server.base import ModelServer, Needs
+from harness.server.detect import complete
 from harness.server.select import choose_server
 
 MIN_FREE_BYTES: Final = 64 * 1024**2
@@ -44,7 +45,12 @@ _PACKAGES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A profile with everything that can be resolved before starting anything."""
+    """A profile with everything that can be resolved before starting anything.
+
+    Attributes:
+        choices: how model and API were chosen.
+        meter_calibration: of `energy.calibration`.
+    """
 
     profile: Profile
     facts: ModelFacts
@@ -52,6 +58,7 @@ class Prepared:
     gpus: tuple[Gpu, ...]
     server: ModelServer
     server_reason: str
+    choices: tuple[str, ...] = ()
     meter_calibration: Mapping[str, Any] | None = None
 
 
@@ -61,7 +68,11 @@ def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
     Raises:
         HarnessError: this machine cannot serve the profile.
     """
-    facts = resolve_model(profile.model.id, load_format=profile.model.load_format)
+    completed = complete(profile)
+    profile = completed.profile
+    for text in completed.choices:
+        note(text)
+    facts = facts_of(profile)
     plan = make_plan(profile, facts)
     gpus = resolve_gpus(getattr(profile.server, "gpus", "all"))
     choice = choose_server(
@@ -74,7 +85,9 @@ def prepare(profile: Profile, note: Callable[[str], None]) -> Prepared:
     note(f"server {choice.kind}: {choice.reason}")
     calibration = profile.energy.calibration
     meter = None if calibration is None else read_calibration(Path(calibration))[1]
-    return Prepared(profile, facts, plan, gpus, choice.server, choice.reason, meter)
+    return Prepared(
+        profile, facts, plan, gpus, choice.server, choice.reason, completed.choices, meter
+    )
 
 
 def make_run_dir(out: Path, name: str) -> RunDir:
@@ -133,6 +146,7 @@ def first_manifest_fields(
             "tok_per_word_source": plan.tok_per_word_source,
             "output_length": profile.output_length.value,
             "assistant": "live" if plan.settings.live else "recorded",
+            "choices": list(prepared.choices),
             "notes": list(plan.notes),
         },
         "model": prepared.facts,

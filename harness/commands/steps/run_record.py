@@ -1,6 +1,6 @@
 """Record of a run in progress: manifest.json, events.jsonl and the view."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,7 +15,8 @@ from harness.core.records import Concern, RunState, Severity
 
 
 class RunRecord:
-    """Written during the whole run; thread-safe.
+    """Written during the whole run; thread-safe. `left_s` returns the run's minimum time left from
+    the start of a phase, if it is known.
 
     Attributes:
         prepared: what is run.
@@ -34,11 +35,13 @@ class RunRecord:
         *,
         overrides: Sequence[str],
         repeat: Mapping[str, Any] | None,
+        left_s: Callable[[str], float | None] = lambda _: None,
     ) -> None:
         started_ns = now_ns()
         self.prepared = prepared
         self.run_dir = run_dir
         self.view = view
+        self._left_s = left_s
         self.anchor = take_anchor()
         self.events = EventLog(run_dir.events)
         fields = first_manifest_fields(prepared, self.run_id, started_ns, self.anchor, overrides)
@@ -64,7 +67,7 @@ class RunRecord:
         """
         self.events.append("phase", phase=event or name)
         if show:
-            self.view.phase(name, detail)
+            self.view.phase(name, detail, self._left_s(event or name))
 
     def concern(self, concern: Concern) -> None:
         """Record a concern, and show a warning unless it is a note."""

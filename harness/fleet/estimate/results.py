@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from typing_extensions import TypedDict
 
-from harness.artifacts.typed_json import to_json
+from harness.artifacts.typed_json import json_of, to_json
 from harness.core.records import Basis, Status
 from harness.core.units import human_number
 from harness.fleet.site.types import Site
@@ -156,7 +157,7 @@ class Factor:
         span = f" ({human_number(low)} to {human_number(high)}, P5 to P95)" if self.spread else ""
         return f"{self.title}: {human_number(self.value)}{span}; {self.source}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> "FactorJson":
         low, high = self.ends()
         return {
             "title": self.title,
@@ -165,7 +166,7 @@ class Factor:
             "p5": low,
             "p95": high,
             "spread": self.spread,
-            "basis": str(self.basis),
+            "basis": self.basis,
             "source": self.source,
         }
 
@@ -232,13 +233,13 @@ class FleetEstimate:
     def figure(self, key: str) -> FleetFigure:
         return next(figure for figure in self.figures if figure.key == key)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> "EstimateJson":
         return {
             "schema_version": 1,
             "run_id": self.run_id,
             "run": self.run,
             "run_name": self.run_name,
-            "run_status": str(self.status),
+            "run_status": self.status,
             "as_of": self.as_of.day.isoformat(),
             "demonstration": self.demonstration,
             "site": {**self.site.to_dict(), "contradictions": list(self.contradictions)},
@@ -263,3 +264,42 @@ class FleetEstimate:
 
     def assumptions(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(text for figure in self.figures for text in figure.assumptions))
+
+
+class FactorJson(TypedDict):
+    """A factor in fleet.json."""
+
+    title: str
+    unit: str
+    value: float
+    p5: float
+    p95: float
+    spread: bool
+    basis: Basis
+    source: str
+
+
+class EstimateJson(TypedDict):
+    """An estimate in fleet.json."""
+
+    schema_version: int
+    run_id: str
+    run: str
+    run_name: str
+    run_status: Status
+    as_of: str
+    demonstration: bool
+    site: Annotated[Any, json_of(Site)]
+    gpu: str
+    measured_gpu: str
+    work: Annotated[Any, json_of(Work)]
+    binding: str
+    figures: dict[str, Annotated[Any, json_of(FleetFigure)]]
+    waterfall: list[Annotated[Any, json_of(Step)]]
+    factors: dict[str, FactorJson]
+    tornado: list[Annotated[Any, json_of(Swing)]]
+    flags: list[str]
+    contradictions: list[str]
+    assumptions: list[str]
+    draws: int
+    seed: int

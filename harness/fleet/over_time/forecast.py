@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import numpy as np
 from pydantic import Field, InstanceOf, PlainSerializer
 
 from harness.artifacts.run_result import RunResult, load_result
-from harness.artifacts.typed_json import to_json
 from harness.core.errors import ProfileError
 from harness.fleet.estimate.measured import work_of
 from harness.fleet.estimate.results import FleetEstimate, Floats
@@ -83,8 +82,8 @@ class TimeOptions:
             )
 
 
-def _by_key(played: tuple[ScenarioResult, ...]) -> dict[str, Any]:
-    return {one.key: to_json(one) for one in played}
+def _by_key(played: tuple[ScenarioResult, ...]) -> dict[str, ScenarioResult]:
+    return {one.key: one for one in played}
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def convert_trace(path: Path, out: Path, kind: str = "auto", *, seed: int = 0) -
 
 def _row(request: TraceRequest, scope: str | None) -> dict[str, object]:
     row: dict[str, object] = {
-        "t_s": round(request.t_s, 9),
+        "t_s": round(request.t_s, 6),
         "input_tok": request.input_tok,
         "output_tok": request.output_tok,
     }

@@ -32,6 +32,8 @@ from harness.plan.traces.text import (
 
 MOONCAKE_BLOCK_TOK: Final = 512
 """Block length of Mooncake's FAST'25 traces, from their README; it is not in the files."""
+BAILIAN_BLOCK_TOK: Final = 16
+"""Block length of Qwen's Bailian traces, from their README."""
 MAX_ID_CHARS: Final = 512
 """Longest session or block id."""
 
@@ -301,20 +303,57 @@ class BurstGptFormat(CsvFormat):
 
 
 class MooncakeFormat(LineFormat):
-    """Mooncake's traces: JSON lines with ids of 512-token blocks, valid in the complete file."""
+    """Mooncake's traces: JSON lines with times in milliseconds and ids of 512-token blocks, valid
+    in the complete file; `session_id` and `delay` (milliseconds after the previous turn) as written
+    by tools that extend the format.
+
+    With `chat_id` it is Qwen's Bailian traces instead: times in seconds, 16-token blocks,
+    conversations by `parent_chat_id` (alibaba-edu/qwen-bailian-usagetraces-anon).
+    """
 
     kind = "mooncake"
     keys = ("timestamp", "input_length", "output_length", "hash_ids")
+    others = ("session_id", "delay", "chat_id", "parent_chat_id", "type", "turn", "block_size")
+
+    def __init__(self, first: Mapping[str, object]) -> None:
+        self._chats = "chat_id" in first
+        self._per_s = 1 if self._chats else 1000
+        self._block_tok = BAILIAN_BLOCK_TOK if self._chats else MOONCAKE_BLOCK_TOK
+        self.knows_sessions = self._chats or "session_id" in first
+        self._roots: dict[str, str] = {}  # chat -> first of its conversation
+        unit = "seconds" if self._chats else "milliseconds"
+        blocks = first.get("block_size", self._block_tok)
+        assumed = f"assumed: times in {unit}, blocks of {blocks} tokens"
+        if self.knows_sessions:
+            assumed += f", conversations by {'parent_chat_id' if self._chats else 'session_id'}"
+        unread = ", ".join(key for key in first if key not in (*self.keys, *self.others))
+        self.notes = (assumed, *((f"keys that are not read: {unread}",) if unread else ()))
 
     def parse(self, where: str, text: str) -> tuple[float, Fields]:
         value = json_object(where, text, self.keys)
+        if ("chat_id" in value) != self._chats:
+            cause = "its times are in seconds with chat_id, in milliseconds without"
+            raise bad(where, "has chat_id unlike the first line, or lacks it", cause=cause)
         input_tok = json_tok(where, "input_length", value["input_length"], 1)
-        return json_seconds(where, "timestamp", value["timestamp"], 1000), Fields(
+        block_tok = json_tok(where, "block_size", value.get("block_size", self._block_tok), 1)
+        delay, label = value.get("delay"), value.get("type")
+        return json_seconds(where, "timestamp", value["timestamp"], self._per_s), Fields(
             input_tok,
             json_tok(where, "output_length", value["output_length"], 0),
-            hash_ids=json_hashes(where, value["hash_ids"], input_tok, MOONCAKE_BLOCK_TOK),
-            block_tok=MOONCAKE_BLOCK_TOK,
+            session_id=self._session(where, value),
+            hash_ids=json_hashes(where, value["hash_ids"], input_tok, block_tok),
+            block_tok=block_tok,
+            workload_class=label if isinstance(label, str) and label else None,
+            gap_s=None if delay is None else json_seconds(where, "delay", delay, self._per_s),
         )
+
+    def _session(self, where: str, value: Mapping[str, Any]) -> str | None:
+        """The conversation's first chat, or the line's `session_id`."""
+        if not self._chats:
+            return _id(where, "session_id", value.get("session_id"))
+        chat = _id(where, "chat_id", value["chat_id"]) or ""
+        parent = _id(where, "parent_chat_id", value.get("parent_chat_id"))
+        return self._roots.setdefault(chat, self._roots.get(parent or "", chat))
 
 
 class PlainCsvFormat(CsvFormat):

@@ -61,7 +61,8 @@ def open_trace(path: Path, kind: str = "auto") -> Trace:
                 raise bad(path, what, next_step="name the client's folder")
             return ServeGenTrace(path)
         case "mooncake":
-            return LineTrace(path, MooncakeFormat())
+            value = parse_json(f"{path}:1", next(raw_lines(path), (0, 0, ""))[2])
+            return LineTrace(path, MooncakeFormat(value if isinstance(value, dict) else {}))
         case "jsonl":
             value = parse_json(f"{path}:1", next(raw_lines(path), (0, 0, ""))[2])
             plain = PlainJsonFormat()

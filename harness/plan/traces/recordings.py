@@ -1,6 +1,7 @@
 """Traces of recordings with one clock each: Claude Code sessions, and their plain form."""
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -88,8 +89,14 @@ class ClaudeCodeTrace(RecordingTrace):
 
     def recordings(self) -> Iterator[list[TraceRequest]]:
         """One per session; subagents' requests are where the subagent was started."""
+        clocks: Counter[str] = Counter()
         for where, line, name, value in self._values():
-            yield _Recording(where, line, name, value).requests
+            recording = _Recording(where, line, name, value)
+            clocks += recording.clocks
+            yield recording.requests
+        if clocks:
+            found = "; ".join(f"of {count} {origin}" for origin, count in sorted(clocks.items()))
+            self.notes = (f"times of subagents: {found}",)
 
     def _values(self) -> Iterator[tuple[str, int, str, Any]]:
         files = sorted(self.path.glob("*.json")) if self.path.is_dir() else [self.path]
@@ -114,6 +121,7 @@ class _Recording:
             raise bad(where, f"hash_id_scope is {scope!r}; it must be local or global")
         self._scope = name if scope == "local" else ""
         self.requests: list[TraceRequest] = []
+        self.clocks: Counter[str] = Counter()  # origin of subagents' times -> subagents
         self._session(where, value["requests"], name, None, 0.0, 0)
 
     def _session(
@@ -140,8 +148,9 @@ class _Recording:
                 nested = entry.get("requests")
                 if not isinstance(nested, list):
                     raise bad(here, "is a subagent without a list of requests")
-                # Times inside a subagent count from its start.
-                self._session(here, nested, f"{session_id}/{index}", session_id, t_s, depth + 1)
+                origin_s = self._origin_s(nested, t_s - start_s, start_s)
+                name = f"{session_id}/{index}"
+                self._session(here, nested, name, session_id, origin_s, depth + 1)
                 continue
             if kind not in ("n", "s"):
                 raise bad(here, f"type is {str(kind)[:40]!r}; it must be n, s or subagent")
@@ -178,6 +187,19 @@ class _Recording:
             last_s = t_s
             api_s = _optional_s(here, "api_time", entry)
             ended_s = None if api_s is None else t_s + api_s
+
+    def _origin_s(self, nested: list[object], marker_s: float, start_s: float) -> float:
+        """Where the times inside a subagent count from: its marker if one of them is before the
+        marker, else the clock of the marker itself. `marker_s` is on the clock that starts at
+        `start_s`.
+        """
+        times = [entry.get("t") for entry in nested if isinstance(entry, dict)]
+        least = min((t for t in times if isinstance(t, int | float)), default=0.0)
+        if least < marker_s:
+            self.clocks["from its marker"] += 1
+            return start_s + marker_s
+        self.clocks["from the session's start"] += 1
+        return start_s if least < start_s + marker_s else 0.0
 
 
 def _optional_s(where: str, key: str, entry: Mapping[str, object]) -> float | None:

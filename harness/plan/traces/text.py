@@ -167,7 +167,7 @@ class Stamps:
 
     def seconds(self, where: str, key: str, text: str) -> float:
         """`2023-11-16 18:15:46.6805900` or `2024-05-10 00:00:00.009930+00:00`: any number of
-        decimals, an optional zone.
+        decimals after a point or a comma, an optional zone.
         """
         second = text[:19]
         try:
@@ -177,15 +177,16 @@ class Stamps:
                     raise ValueError
                 self._second = second
             if not (self._zone and text.endswith(self._zone)):
-                self._zone = text[19:].lstrip(".0123456789")
+                self._zone = text[19:].lstrip(".,0123456789")
                 shift = datetime.fromisoformat(f"{second}{self._zone}").utcoffset()
                 self._zone_shift_s = 0.0 if shift is None else shift.total_seconds()
             fraction = text[19 : len(text) - len(self._zone)]
             if not fraction:
                 return self._at_s - self._zone_shift_s
-            if fraction[0] != "." or not fraction[1:].isdigit():
+            # ISO 8601 allows both signs of a decimal fraction.
+            if fraction[0] not in ".," or not fraction[1:].isdigit():
                 raise ValueError
-            return self._at_s + float(fraction) - self._zone_shift_s
+            return self._at_s + float(f".{fraction[1:]}") - self._zone_shift_s
         except (ValueError, OverflowError):
             self._second = self._zone = ""
             what = f"{key} is not a date and time: {_short(text)}"

@@ -28,6 +28,7 @@ class AnsweredRequests:
         requests: how many.
         duration_s: from the first send to the end of the last response; NaN if not positive.
         output_tok: the server's count over all of them; so is `input_tok`, cached part included.
+            NaN if no response has one.
         concurrency: live sessions of a closed loop, else the maximum of requests in flight.
         gpus: of the deployment; None without any.
         gpu_name: of the first GPU.
@@ -44,8 +45,8 @@ class AnsweredRequests:
         start, end = float(np.min(sent)), float(np.max(done))
         self.requests = len(sent)
         self.duration_s = (end - start) * NS if end > start else float("nan")
-        self.output_tok = float(np.nansum(self.column("output_tok")))
-        self.input_tok = float(np.nansum(self.column("input_tok")))
+        self.output_tok = _known_sum(self.column("output_tok"))
+        self.input_tok = _known_sum(self.column("input_tok"))
         self.concurrency = window.concurrency or _most_in_flight(sent, done)
         self.gpus = gpu_count(run)
         self.gpu_name = next((gpu.name for gpu in run.manifest.hardware.gpus), None)
@@ -126,6 +127,11 @@ class AnsweredRequests:
 
     def to_done_s(self) -> Floats:
         return (self.column("done") - self.column("sent")) * NS
+
+
+def _known_sum(counts: Floats) -> float:
+    known = counts[~np.isnan(counts)]
+    return float(np.sum(known)) if len(known) else float("nan")
 
 
 def _pace(span_s: Floats, tok: Floats) -> Floats:

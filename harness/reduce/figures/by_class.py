@@ -12,6 +12,7 @@ from harness.plan.types import PRIME_SUFFIX
 from harness.profile.recorded import RecordedPrice
 from harness.reduce.figures import window_figures as stages
 from harness.reduce.figures.window_figures import StageFigures
+from harness.reduce.figures.without_records import unless_counted
 from harness.reduce.over_time.flows import Flows, flows_of
 from harness.reduce.read.categorical import Bools, Categorical
 from harness.reduce.read.requests import Requests
@@ -75,6 +76,7 @@ def _one(
     figures = stages.window_figures(
         replace(run, samples=None, power=None), window, flow, None, slos, RecordedPrice(), mine
     )
+    figures = unless_counted(figures, requests, flow, mine)
     in_stage = (requests.stage == window.name) & mine
     counts = stages.count(
         requests, in_stage, None, stages.intended_in(requests, window) & mine, None

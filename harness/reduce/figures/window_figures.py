@@ -46,6 +46,7 @@ def count(
         in_window=int(np.sum(in_window)) if in_window is not None else None,
         turns_not_happened=turns_not_happened,
         primed=primed,
+        by_stop_reason={name: n for name, n in requests.stop_reason[mine].counts().items() if name},
     )
 
 
@@ -82,7 +83,7 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
         return (moment - requests.sent[mine]) * NS
 
     lag = (requests.sent[mine] - start) * NS
-    gap_s, weight = gaps(requests, mine, told=flow.output.told)
+    gap_s, weight = gaps(requests, mine & ~requests.in_bursts, told=flow.output.told)
     broken = int(np.sum(lost & ~np.isnan(first)))  # broken streams: one censored gap each
     between = distribution(gap_s, broken, weight)
     empty = Distribution()
@@ -230,7 +231,7 @@ def _throughput(out: FigureSet, flow: Flows) -> tuple[float, float] | None:
     streams = int(np.sum(flow.output.estimated))
     if streams:
         note = (
-            f"{flow.output.estimated_tok:.0f} tokens of {streams} unfinished streams (whole run)"
+            f"{flow.output.estimated_tok:.0f} tokens of {streams} streams without usage (whole run)"
             " are estimated from bytes"
         )
     interval = out.rate("output_tok_s", flow.output.flow, note)

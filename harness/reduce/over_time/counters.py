@@ -2,19 +2,26 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
 
 from harness.artifacts.run_summary import Histogram
-from harness.core.metric_names import MAPPED, Concept, Series, Source, identify, pick
+from harness.core.metric_names import MAPPED, NAMES, Concept, Series, Source, identify, pick
 from harness.reduce.read.run import Samples
 from harness.reduce.statistics.intervals import Floats
 
 PROCESS_START: Final = "process_start_time_seconds"
 """Unix start time of the exporting process; prometheus-client exposes it, hence vLLM and SGLang."""
 
+_TOKEN_COUNTERS: Final = frozenset(
+    series.name
+    for concepts in NAMES.values()
+    for concept in (Concept.GENERATED_TOKENS, Concept.PROMPT_TOKENS)
+    for source in concepts.get(concept, ())
+    for series in source.series
+)
 FIRST_LABELS: Final = ("first_after_ready", "ready")
 """Labels of the scrape that follows readiness and probes."""
 LAST_LABELS: Final = ("last_after_drain", "drained")
@@ -27,6 +34,42 @@ _Found = list[tuple[str, Mapping[str, str], Floats, Floats]]
 def wanted(name: str) -> bool:
     """Whether any metric uses samples of this name."""
     return name in MAPPED or name == PROCESS_START
+
+
+_SAME_PROCESS_S: Final = 1.0
+"""Process start times differ by less within one process; clock corrections are smaller."""
+
+
+def process_changes(values: Floats) -> int:
+    """How often a target's process start time changed."""
+    return int(np.sum(np.abs(np.diff(values)) > _SAME_PROCESS_S))
+
+
+def _in_turn(values: Floats) -> int:
+    """Number of processes behind one address, if one comes back after another; else 0."""
+    kinds = np.unique(np.round(values / _SAME_PROCESS_S))
+    return len(kinds) if process_changes(values) >= max(2, len(kinds)) else 0
+
+
+def _takes_turns(values: Floats) -> bool:
+    """Whether a counter falls and soon is where it was, twice: several processes expose it."""
+    falls = np.flatnonzero(np.diff(values) < 0)
+    back = [at for at in falls if np.any(values[at + 2 : at + 4] >= values[at])]
+    return len(back) >= 2
+
+
+def without_mixed(samples: Samples) -> tuple[Samples, Mapping[str, int]]:
+    """Samples without those of targets whose metrics come from several processes in turn, as
+    behind a balancer, and the number of processes of each such target. Totals of them mean nothing.
+    """
+    mixed: dict[str, int] = {}
+    for (target, metric, _), (_, values) in samples.series.items():
+        if metric == PROCESS_START and (found := _in_turn(values)):
+            mixed[target] = max(found, mixed.get(target, 0))
+        elif metric in _TOKEN_COUNTERS and _takes_turns(values):
+            mixed.setdefault(target, 2)
+    kept = {key: points for key, points in samples.series.items() if key[0] not in mixed}
+    return (replace(samples, series=kept) if mixed else samples), mixed
 
 
 def unwrap(values: Floats) -> tuple[Floats, int]:
@@ -56,6 +99,10 @@ class ServerCounters:
     """
 
     samples: Samples
+    mixed: Mapping[str, int] = field(default_factory=dict)
+    """Targets whose metrics come from several processes in turn, and their number; these have no
+    samples here.
+    """
 
     @property
     def server(self) -> str | None:
@@ -103,6 +150,10 @@ class ServerCounters:
         if len(earlier) == 0:
             return t, values
         return np.concatenate([earlier[-1:], t]), np.concatenate([np.zeros(1), values])
+
+    def exposes(self, concept: Concept) -> bool:
+        """Whether a counter of this concept is known under any name."""
+        return self._source(concept) is not None
 
     def resets(self) -> int:
         """How often a token counter fell, because a server restarted."""

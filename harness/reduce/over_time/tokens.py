@@ -286,9 +286,9 @@ def _together(parts: list[tuple[Floats, Floats | None]]) -> tuple[Floats, Floats
 
 def tpot(requests: Requests) -> Floats:
     """TPOT of each request, as defined in `harness.core.latency`; NaN where undefined (one token,
-    one chunk, no count).
+    one chunk, no count, a response in bursts).
     """
-    chunks = requests.chunks
+    chunks, blurred = requests.chunks, requests.in_bursts
     pace = column(len(requests), np.float64)
     for rows in requests.parts():
         after = np.where(
@@ -297,7 +297,7 @@ def tpot(requests: Requests) -> Floats:
             requests.output_tok[rows] - 1,
         )
         span = requests.last_token[rows] - requests.first_token[rows]
-        seen = (after > 0) & (span > 0)
+        seen = (after > 0) & (span > 0) & ~blurred[rows]
         own = np.full(len(span), np.nan)
         own[seen] = tpot_s(span[seen], after[seen])
         pace[rows] = own

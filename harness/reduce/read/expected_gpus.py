@@ -42,7 +42,8 @@ class ExpectedGpus:
 def expected_gpus(run: Run) -> ExpectedGpus:
     """From the manifest; the profile's power sources give the meters of the whole deployment."""
     whole = set()
-    for source in run.profile.telemetry.power:
+    power = run.profile.telemetry.power
+    for source in power if isinstance(power, tuple) else ():
         if source.kind == "promql" and not source.device_label:
             whole.add("meter")  # a series without labels: a sum
         if source.kind == "csv" and not source.device_column:

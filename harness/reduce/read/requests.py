@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from harness.artifacts import tables
 from harness.artifacts.journal import read_batches
 from harness.artifacts.layout import RunDir
-from harness.core.records import CANARY, Concern, Outcome, Severity
+from harness.core.records import CANARY, Concern, Note, Outcome, Severity
 from harness.plan.types import PRIME_SUFFIX
 from harness.reduce.read.categorical import Bools, Categorical
 from harness.reduce.read.spill import ColumnBuilder, blocks, column, release
@@ -83,6 +83,8 @@ class Requests:
     workload_class: Categorical
     stage: Categorical
     outcome: Categorical
+    stop_reason: Categorical
+    notes: Categorical
     intended: Floats
     sent: Floats
     first_token: Floats
@@ -144,6 +146,20 @@ class Requests:
         """Canceled by plan."""
         return self.outcome == Outcome.CANCELLED
 
+    def noted(self, note: Note) -> Bools:
+        """Complete, with this deviation."""
+        return self.ok & self.notes.where(lambda names: note in names.split())
+
+    @property
+    def in_bursts(self) -> Bools:
+        """Complete, and several events arrived per read, far more slowly than reads are possible:
+        the time of a read is not that of its tokens.
+        """
+        with np.errstate(invalid="ignore", divide="ignore"):
+            per_read_ns = (self.last_token - self.sent) / self.chunks.count
+            slow: Bools = per_read_ns >= BURST_NS
+        return self.noted(Note.BURST) & slow
+
     @property
     def failed(self) -> Bools:
         """Sent, but neither completed nor canceled by plan."""
@@ -166,7 +182,13 @@ _NUMBERS: Final = (
     "request_bytes",
     "http_status",
 )
-_LABELS: Final = {"workload_class": "class", "stage": "stage", "outcome": "outcome"}
+_LABELS: Final = {
+    "workload_class": "class",
+    "stage": "stage",
+    "outcome": "outcome",
+    "stop_reason": "stop_reason",
+    "notes": "notes",
+}
 _ORDERED_BY: Final = ("request_id", "session_id", "turn", "class", "intended_ns")
 _LISTS: Final = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
 _COLUMNS: Final = ("error", *_LABELS.values(), *_TIMES.values(), *_NUMBERS, *_LISTS)
@@ -174,6 +196,10 @@ _OF_CHUNKS: Final = ("bytes_sum", "tok_sum", "first_tok")
 _BATCH_ROWS: Final = 131_072
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: SplitMix64's increment
 _FIRST_BYTES: Final = np.array([(1 << 8 * count) - 1 for count in range(9)], dtype=np.uint64)
+BURST_NS: Final = 20e6
+"""Time per read from which several events in each of them are a burst. Streams are read once per
+millisecond, so tokens of a fast server share a read without any buffering.
+"""
 PART_ROWS: Final = 131_072
 PART_CHUNKS: Final = 524_288
 """Rows and chunks to process at a time: about 1 MB per array, to stay in the CPU cache."""

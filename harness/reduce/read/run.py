@@ -149,18 +149,18 @@ def load_run(root: Path, *, wanted: Callable[[str], bool]) -> Run:
     concerns: list[Concern] = []
     written = _manifest(run_dir, concerns)
     manifest = read_leniently(RecordedRun, written)
-    events, unreadable_events = _events(run_dir)
+    events, unreadable_events = read_events(run_dir)
     state = _state(manifest, concerns)
     source = RequestsSource.of(run_dir, concerns)
     if state is RunState.COMPLETE:  # else the last line and the last batch may be incomplete
         concerns += torn(source.journals)
         concerns += torn_events(unreadable_events)
-    t0_ns = _start(manifest.started_ns, events, source)
+    t0_ns = start_ns(manifest.started_ns, events, source)
     requests, canary = read_requests(source, t0_ns)
     samples, failed_scrapes = _samples(run_dir, t0_ns, wanted, concerns)
 
     def columns(table: Path, journal: Path, schema: pa.Schema) -> Columns | None:
-        return _columns(_table(table, parts(journal), schema, concerns), t0_ns)
+        return _columns(stored_table(table, parts(journal), schema, concerns), t0_ns)
 
     found = (recorded.concern() for recorded in manifest.concerns)
     return Run(
@@ -272,7 +272,7 @@ def _state(manifest: RecordedRun, concerns: list[Concern]) -> RunState:
     return RunState.FAILED
 
 
-def _events(run_dir: RunDir) -> tuple[list[Mapping[str, Any]], int]:
+def read_events(run_dir: RunDir) -> tuple[list[Mapping[str, Any]], int]:
     """All events, and the number of lines that are not events."""
     try:
         text = run_dir.events.read_bytes().decode("utf-8", errors="replace")
@@ -292,7 +292,7 @@ def _events(run_dir: RunDir) -> tuple[list[Mapping[str, Any]], int]:
     return events, unreadable
 
 
-def _table(
+def stored_table(
     path: Path, journals: Sequence[Path], schema: pa.Schema, concerns: list[Concern]
 ) -> pa.Table | None:
     """The finished table if it is intact, else the journals, else None."""
@@ -332,9 +332,10 @@ def _identified(table: pa.Table, schema: pa.Schema, name: str, concerns: list[Co
     return kept
 
 
-def _start(
+def start_ns(
     started_ns: int | None, events: Sequence[Mapping[str, Any]], source: RequestsSource
 ) -> int:
+    """The run's start on the monotonic clock: as recorded, else the earliest event or request."""
     if started_ns is not None:
         return started_ns
     times = [event.get("t_ns") for event in events]
@@ -342,18 +343,22 @@ def _start(
     return min((time for time in times if isinstance(time, int)), default=0)
 
 
-def _samples(
-    run_dir: RunDir, t0_ns: int, wanted: Callable[[str], bool], concerns: list[Concern]
-) -> tuple[Samples | None, Mapping[str, int]]:
+def stored_samples(run_dir: RunDir, concerns: list[Concern]) -> pa.Table:
+    """The server's samples, in columns of `tables.SAMPLES`."""
     table = _finished(run_dir.samples, tables.SAMPLES, concerns)
     if table is None:
         # Killed before samples.parquet was made. The parser is needed only here.
         from harness.artifacts.prometheus.text import samples_table
 
         table = samples_table(run_dir)
-    if table is not None:
-        table = _identified(table, tables.SAMPLES, run_dir.samples.name, concerns)
-    if table is None or len(table) == 0:
+    return _identified(table, tables.SAMPLES, run_dir.samples.name, concerns)
+
+
+def _samples(
+    run_dir: RunDir, t0_ns: int, wanted: Callable[[str], bool], concerns: list[Concern]
+) -> tuple[Samples | None, Mapping[str, int]]:
+    table = stored_samples(run_dir, concerns)
+    if len(table) == 0:
         return None, {}
     series = _series(table, t0_ns, lambda name: name in OF_SCRAPES or wanted(name))
     scrapes: dict[str, Floats] = {}

@@ -1,6 +1,6 @@
 """Verdict of a run: every concern with its value and limit, and the resulting status."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -15,18 +15,26 @@ from harness.artifacts.run_summary import (
     Verdict,
 )
 from harness.core.metric_names import Concept
-from harness.core.records import Concern, OutputLength, Purpose, RunState, Severity, Status
-from harness.reduce.figures.window_figures import StageFigures, intended_in
+from harness.core.records import Concern, Outcome, OutputLength, Purpose, RunState, Severity, Status
+from harness.reduce.figures.window_figures import StageFigures
 from harness.reduce.over_time.counters import ServerCounters
 from harness.reduce.over_time.flows import Flows
+from harness.reduce.read.requests import Requests
 from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.verdict.answers import quality_concerns
 from harness.reduce.verdict.load_generator import bounds, client_concerns
 from harness.reduce.verdict.records import record_concerns
 from harness.reduce.verdict.recount import recount_concerns
+from harness.reduce.verdict.responses import response_concerns
 from harness.reduce.verdict.scrapes import scrape_concerns
+from harness.reduce.verdict.stages import (
+    cut_concerns,
+    failure_concerns,
+    late_sends,
+    window_concerns,
+    worst_first,
+)
 from harness.reduce.windows.measurement_window import StageWindow
-from harness.reduce.windows.steady_state import steady_concerns
 
 CLIENT_CPU_LIMIT: Final = 0.85
 """Share of one core above which a load generator process is saturated and adds delays."""
@@ -34,24 +42,6 @@ WATCHED_SHARE: Final = 0.5
 """Minimum share of the window over which the load generator's CPU was read."""
 WATCHED_FROM_S: Final = 5.0
 """Shorter windows have too few CPU readings for that check."""
-LAG_SHARE_OF_SLO: Final = 0.05
-"""Maximum schedule lag (p99) as a share of the TTFT SLO: the resolution of the SLO check."""
-LAG_LIMIT_S: Final = 0.05
-"""Maximum schedule lag (p99) without a TTFT SLO."""
-LAG_INVALID_S: Final = 1.0
-"""Schedule lag (p99) above the TTFT SLO, or above this without one, invalidates a measurement: the
-load was not the planned one.
-"""
-ERROR_BUDGET: Final = 0.01
-"""Share of failed requests above which a run is degraded."""
-ERROR_LIMIT: Final = 0.10
-"""Share of failed requests above which a run is invalid."""
-MIN_WINDOW_S: Final = 600.0
-"""Minimum headline window (LoadGen's minimum duration)."""
-MIN_E2E_MULTIPLE: Final = 10
-"""Minimum headline window as a multiple of the p95 E2E latency."""
-MIN_COMPLETIONS_PER_SLOT: Final = 20
-"""Minimum number of completed requests per concurrency slot in a headline window."""
 WINDOW_TOLERANCE: Final = 0.01
 """Maximum relative difference of client and server in the window; counters are interpolated."""
 LENGTH_TOLERANCE: Final = 0.05
@@ -62,10 +52,18 @@ SERVER_TTFT_SLACK: Final = 1.5
 """Maximum mean of the server's TTFT histogram / longest TTFT at the client. It is below 1 except
 for requests at the window's edges.
 """
+LATE_TTFT_RATIO: Final = 3.0
+"""Mean TTFT at the client / mean of the server's histogram above which they disagree, if they are
+also more than `LATE_TTFT_S` apart.
+"""
+LATE_TTFT_S: Final = 0.05
 WARM_TOK: Final = 1000
 """Maximum prompt tokens before the load, beyond those of probes and quality check."""
 
-_SEVERITIES: Final = (Severity.INVALID, Severity.DEGRADED, Severity.PRELIMINARY, Severity.NOTE)
+_COUNTED: Final = {
+    "output_tokens": Concept.GENERATED_TOKENS,
+    "input_tokens": Concept.PROMPT_TOKENS,
+}
 _STATUS: Final[Mapping[Severity, Status]] = {
     Severity.NOTE: Status.VALID,
     Severity.PRELIMINARY: Status.PRELIMINARY,
@@ -109,11 +107,12 @@ def judge(evidence: Evidence) -> Verdict:
     as the worst concern.
     """
     smoke = evidence.run.profile.purpose == Purpose.SMOKE
-    found = _concerns(evidence, smoke=smoke)
-    unique = {(c.code, c.message): c for c in found}
-    ordered = tuple(
-        sorted(unique.values(), key=lambda c: (_SEVERITIES.index(c.severity), c.code, c.message))
-    )
+    return verdict_of(_concerns(evidence, smoke=smoke), smoke=smoke)
+
+
+def verdict_of(concerns: Iterable[Concern], *, smoke: bool) -> Verdict:
+    """The verdict that follows from concerns."""
+    ordered = worst_first(concerns)
     worst = ordered[0].severity if ordered else Severity.NOTE
     if smoke:
         return Verdict(Status.INVALID if worst is Severity.INVALID else Status.FUNCTIONAL, ordered)
@@ -125,10 +124,14 @@ def _concerns(evidence: Evidence, *, smoke: bool) -> list[Concern]:
     figures, slos, answers = evidence.figures, evidence.slos, evidence.answers
     found = _of_the_run(run, smoke=smoke)
     found += _requests(run, headline, smoke=smoke)
-    found += _window(run, evidence.windows, headline, figures, smoke=smoke)
-    found += [] if smoke else steady_concerns(headline)
-    found += _reconciled(run, evidence.reconciliation, smoke=smoke)
-    found += _client(run, evidence.host, headline, figures, slos, smoke=smoke)
+    if headline is None or bounds(headline) is None:
+        text = "No load stage reached its measurement window."
+        found.append(Concern("no_window", Severity.INVALID, text))
+    else:
+        found += cut_concerns(run, evidence.windows)
+        found += window_concerns(run, headline, figures[headline.name], smoke=smoke)
+    found += _reconciled(run, evidence.reconciliation, counters, smoke=smoke)
+    found += _client(run, evidence.host, headline, smoke=smoke)
     found += client_concerns(run, evidence.client, slos, smoke=smoke)
     checked_tok = 0 if answers is None else answers.input_tok or 0
     found += _server(run, headline, counters, evidence.flow, checked_tok, smoke=smoke)
@@ -136,6 +139,7 @@ def _concerns(evidence: Evidence, *, smoke: bool) -> list[Concern]:
     found += quality_concerns(run, answers, smoke=smoke)
     found += recount_concerns(evidence.reconciliation["input_tokens"].tokenizer, smoke=smoke)
     if headline is not None:
+        found += late_sends(run, headline, figures[headline.name], slos, smoke=smoke)
         found += figures[headline.name].energy_concerns
     if gpu_count(run) is not None and run.power is None:
         text = "The deployment has GPUs, but no power was read: energy metrics are not available."
@@ -168,20 +172,15 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
         return out
     if ok == 0:
         out.append(Concern("no_answer", Severity.INVALID, "No request completed.", 0, 1))
-    failed, dropped = int(np.sum(requests.failed)), int(np.sum(requests.dropped))
-    tried = n - dropped
-    if failed:
-        share = failed / tried
-        kinds = ", ".join(
-            f"{count} {name}" for name, count in requests.outcome[requests.failed].counts().items()
+    out += failure_concerns(requests, np.ones(n, dtype=bool), smoke=smoke)
+    dropped = int(np.sum(requests.dropped))
+    limited = int(np.sum(requests.outcome == Outcome.CLIENT_LIMIT))
+    if limited:
+        text = (
+            f"{limited} of {n - dropped} requests failed at the load generator's own limit of"
+            " descriptors, ports or memory: they are not the server's failures."
         )
-        if smoke or share > ERROR_LIMIT:
-            severity = Severity.INVALID
-        else:
-            severity = Severity.DEGRADED if share > ERROR_BUDGET else Severity.NOTE
-        limit = 0.0 if smoke else ERROR_BUDGET
-        text = f"{failed} of {tried} attempted requests failed ({kinds})."
-        out.append(Concern("requests_failed", severity, text, share, limit))
+        out.append(Concern("client_limit", Severity.INVALID, text, limited, 0))
     if dropped:
         text = (
             f"{dropped} of {n} requests were dropped: max_in_flight was reached, or they were"
@@ -196,6 +195,7 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
         )
         out.append(Concern("duplicate_requests", Severity.INVALID, text, requests.duplicates, 0))
     out += record_concerns(requests, smoke=smoke)
+    out += response_concerns(requests, smoke=smoke)
     lost = headline.turns_not_happened if headline is not None else None
     if lost:
         text = f"{lost} planned turns were skipped because an earlier turn failed or was dropped."
@@ -203,66 +203,19 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
     return out
 
 
-def _window(
+def _reconciled(
     run: Run,
-    windows: Sequence[StageWindow],
-    headline: StageWindow | None,
-    figures: Mapping[str, StageFigures],
+    reconciliation: Mapping[str, Agreement],
+    counters: ServerCounters | None,
     *,
     smoke: bool,
 ) -> list[Concern]:
-    times = bounds(headline)
-    if headline is None or times is None:
-        text = "No load stage reached its measurement window."
-        return [Concern("no_window", Severity.INVALID, text)]
-    out = []
-    cut = [window.name for window in windows if window.cut]
-    if cut:
-        text = f"The run ended before the measurement window of stage {', '.join(cut)}."
-        severity = Severity.NOTE if run.state is RunState.FAILED else Severity.INVALID
-        out.append(Concern("window_cut", severity, text))
-    if not np.any(intended_in(run.requests, headline)) and len(run.requests):
-        text = f"No request was scheduled in the measurement window of stage {headline.name}."
-        out.append(Concern("empty_window", Severity.INVALID, text, 0, 1))
-    if smoke:
-        return out
-    start, end = times
-    length_s = (end - start) * 1e-9
-    e2e = figures[headline.name].latency["e2e_s"]
-    least_s, rule = MIN_WINDOW_S, "minimum for any run"
-    if e2e.p95 is not None and e2e.p95 * MIN_E2E_MULTIPLE > least_s:
-        least_s, rule = e2e.p95 * MIN_E2E_MULTIPLE, f"{MIN_E2E_MULTIPLE} x p95 of E2E latency"
-    if length_s < least_s:
-        text = (
-            f"The measurement window is {length_s:.0f} s; a `valid` result needs at least"
-            f" {least_s:.0f} s ({rule})."
-        )
-        out.append(Concern("window_short", Severity.PRELIMINARY, text, length_s, least_s))
-    if headline.concurrency:
-        done = run.requests.done
-        completed = int(np.sum(run.requests.ok & (done >= start) & (done < end)))
-        per_slot = completed / headline.concurrency
-        if per_slot < MIN_COMPLETIONS_PER_SLOT:
-            least = MIN_COMPLETIONS_PER_SLOT
-            text = (
-                f"{per_slot:.1f} completed requests per concurrency slot in the window; a `valid`"
-                f" result needs {least}."
-            )
-            out.append(Concern("few_completions", Severity.PRELIMINARY, text, per_slot, least))
-    if headline.bounded_by == "sessions":
-        text = (
-            "The window ends with the last session and so includes the ramp-down; set window_s for"
-            " a `valid` result."
-        )
-        out.append(Concern("window_with_ramp", Severity.PRELIMINARY, text))
-    return out
-
-
-def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: bool) -> list[Concern]:
     out = []
     replicas = run.manifest.endpoints or ()
-    expected = any(replica.metrics_url for replica in replicas) or run.samples is not None
+    scraped = any(replica.metrics_url for replica in replicas) or run.samples is not None
     for key, agreement in reconciliation.items():
+        # Metrics without this counter are as good as none.
+        expected = scraped and not _lacks(counters, _COUNTED[key])
         words = key.replace("_", " ")
         if agreement.ok is False:
             client, server = agreement.client or 0.0, agreement.server or 0.0
@@ -280,12 +233,17 @@ def _reconciled(run: Run, reconciliation: Mapping[str, Agreement], *, smoke: boo
     return out
 
 
+def _lacks(counters: ServerCounters | None, concept: Concept) -> bool:
+    """Whether scrapes succeeded and have no such counter."""
+    if counters is None or not any(map(len, counters.samples.scrapes.values())):
+        return False
+    return not counters.exposes(concept)
+
+
 def _client(
     run: Run,
     host: Mapping[str, ScopeLoad],
     headline: StageWindow | None,
-    figures: Mapping[str, StageFigures],
-    slos: Slos,
     *,
     smoke: bool,
 ) -> list[Concern]:
@@ -302,24 +260,6 @@ def _client(
             out.append(Concern("client_saturated", severity, text, cores, CLIENT_CPU_LIMIT))
     if (window := bounds(headline)) is not None:
         out += _watched(run, set(traffic), *window, severity)
-    if headline is None:
-        return out
-    lag = figures[headline.name].latency["schedule_lag_s"]
-    slo = slos.ttft_s
-    limit = LAG_SHARE_OF_SLO * slo if slo else LAG_LIMIT_S
-    worst = lag.p99 if lag.p99 is not None else lag.max
-    what = "sent"
-    overdue = _overdue_p99_s(run, headline)
-    if overdue is not None and overdue > (worst or 0.0):
-        worst, what = overdue, "sent or dropped"
-    if worst is not None and worst > limit:
-        text = f"Requests were {what} up to {worst * 1e3:.0f} ms late (p99 of schedule lag)."
-        hopeless = not smoke and worst > (slo or LAG_INVALID_S)
-        if hopeless:
-            text += " The load generator, not the server, was the limit."
-        out.append(
-            Concern("late_sends", Severity.INVALID if hopeless else severity, text, worst, limit)
-        )
     return out
 
 
@@ -343,21 +283,6 @@ def _watched(
             )
             out.append(Concern("client_not_watched", severity, text, share, WATCHED_SHARE))
     return out
-
-
-def _overdue_p99_s(run: Run, headline: StageWindow) -> float | None:
-    """p99 of the delay from scheduled time to send or drop, over the window; None without drops.
-
-    Drops at max_in_flight happen on time; drops by a late load generator do not.
-    """
-    requests = run.requests
-    mine = intended_in(requests, headline)
-    if not np.any(mine & requests.dropped):
-        return None
-    acted = np.where(requests.dropped, requests.done, requests.sent)[mine]
-    late_s = (acted - requests.intended[mine]) * 1e-9
-    late_s = late_s[np.isfinite(late_s)]
-    return float(np.quantile(late_s, 0.99)) if len(late_s) else None
 
 
 def _server(
@@ -457,13 +382,32 @@ def _first_token_agreement(
     for rows in requests.parts():
         waited = requests.first_token[rows] - requests.intended[rows]
         longest_s = max(longest_s, float(np.max(waited[np.isfinite(waited)], initial=0.0)) * 1e-9)
-    if not longest_s or mean_s <= SERVER_TTFT_SLACK * longest_s:
+    if not longest_s:
         return []
+    if mean_s <= SERVER_TTFT_SLACK * longest_s:
+        return _first_token_late(requests, start, end, mean_s)
     text = (
         f"Mean TTFT is {mean_s:.3g} s by the server's histogram, but at most {longest_s:.3g} s at"
         " the client: the histogram is not in seconds, or the client misidentifies the first token."
     )
     return [Concern("server_ttft_above_client", severity, text, mean_s, longest_s)]
+
+
+def _first_token_late(requests: Requests, start: float, end: float, mean_s: float) -> list[Concern]:
+    """Whether the first token takes far longer to the client than at the server."""
+    inside = (requests.first_token >= start) & (requests.first_token < end)
+    waited = (requests.first_token - requests.sent)[inside]
+    waited = waited[np.isfinite(waited)]
+    seen_s = float(np.mean(waited)) * 1e-9 if len(waited) else 0.0
+    limit_s = max(LATE_TTFT_RATIO * mean_s, mean_s + LATE_TTFT_S)
+    if seen_s <= limit_s:
+        return []
+    text = (
+        f"Mean TTFT is {seen_s:.3g} s from sending at the client, but {mean_s:.3g} s by the"
+        " server's histogram: requests wait in front of the server, or something buffers the"
+        " stream (nginx: set `proxy_buffering off`)."
+    )
+    return [Concern("server_ttft_below_client", Severity.NOTE, text, seen_s, limit_s)]
 
 
 def _lengths(run: Run, *, smoke: bool) -> list[Concern]:

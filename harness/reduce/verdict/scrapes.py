@@ -6,15 +6,13 @@ from typing import Final
 import numpy as np
 
 from harness.core.records import Concern, Severity
-from harness.reduce.over_time.counters import PROCESS_START, ServerCounters
+from harness.reduce.over_time.counters import PROCESS_START, ServerCounters, process_changes
 from harness.reduce.read.run import Run
 
 SCRAPES_MISSED: Final = 0.05
 """Maximum share of failed scrapes."""
 SCRAPE_GAP_INTERVALS: Final = 5
 """More scrape intervals than this without a scrape in the window are a gap."""
-_RESTART_S: Final = 1.0
-"""A larger change of the process start time is a new process; clock corrections are smaller."""
 _SHOWN_ERRORS: Final = 2
 
 
@@ -24,6 +22,13 @@ def scrape_concerns(
     """Concerns from scrapes; `window` is (start, end) of the headline, ns from the run's start."""
     severity = Severity.NOTE if smoke else Severity.DEGRADED
     out = _restarts(counters)
+    for target, number_of in sorted(counters.mixed.items()):
+        text = (
+            f"The metrics of {target} come from {number_of} processes in turn, as behind a"
+            " balancer; they are not used. Name each replica's own URL in server.urls or"
+            " server.metrics_urls."
+        )
+        out.append(Concern("metrics_mixed", severity, text, number_of, 1))
     out += _failures(run, counters, severity)
     if window is not None:
         out += _gaps(run, counters, *window, severity)
@@ -40,7 +45,7 @@ def _restarts(counters: ServerCounters) -> list[Concern]:
     processes = {
         target: found
         for (target, metric, _), (_, values) in counters.samples.series.items()
-        if metric == PROCESS_START and (found := int(np.sum(np.abs(np.diff(values)) > _RESTART_S)))
+        if metric == PROCESS_START and (found := process_changes(values))
     }
     if resets:
         text = f"The server's counters were reset {resets} time(s) during the run."

@@ -5,7 +5,7 @@ only place the parts.
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,6 +82,8 @@ class ComparisonView:
     treatments: Table
     settings: Table | None
     headline: Sequence[Table]
+    stages: Sequence[Table]
+    remarks: Sequence[str]
     money: Sequence[Table]
     everything: Sequence[Table]
     repeats: Table | None
@@ -136,9 +138,11 @@ def compare_view(comparison: Comparison) -> ComparisonView:
             if others
             else None
         ),
-        headline=_rows(comparison, headline),
+        headline=_rows(comparison, headline) if headline else (),
+        stages=_stages(comparison),
+        remarks=comparison.stage_remarks(),
         money=_rows(comparison, money) if money else (),
-        everything=_rows(comparison, comparison.metrics),
+        everything=_rows(comparison, comparison.metrics) if headline else (),
         repeats=Table(marked, comparison.repeat_columns(), repeats, (1,)) if repeats else None,
         runs=[(side.title, ", ".join(side.runs)) for side in comparison.sides],
         charts={chart.key: chart for chart in _charts(comparison, headline)},
@@ -263,33 +267,45 @@ def _value(value: float | None, unit: str) -> str:
 def _rows(comparison: Comparison, rows: Sequence[Row]) -> list[Table]:
     """One table per side but the baseline; for a single side, the means of its repeats."""
     if len(comparison.sides) == 1:
-        table = []
-        for row in rows:
-            spread = row.spreads[0]
-            ends = interval(spread.low, spread.high, row.unit) or DASH
-            cv = DASH if spread.cv is None else f"{spread.cv:.1%}"
-            table.append(
-                (_name(row), _value(spread.mean, row.unit), ends, cv, str(len(spread.values)))
-            )
         only = comparison.sides[0]
         head = ("Metric", "Mean", "95% CI", "CV", "Runs")
-        return [Table(f"{only.name}, {len(only.runs)} repeats", head, table)]
+        caption = f"{only.name}, {len(only.runs)} repeats"
+        return [Table(caption, head, [_spread_cells(row) for row in rows])]
     tables = []
     for position, side in enumerate(comparison.sides[1:]):
-        cells = [
-            (
-                _name(row),
-                _value(row.baseline, row.unit),
-                _value(cell.value, row.unit),
-                cell.text(),
-                _verdict_cell(cell.word, str(cell.word).split()[0], cell.aside()),
-            )
-            for row in rows
-            for cell in [row.cells[position]]
-        ]
         caption = f"{side.title} vs. {comparison.sides[0].title}"
         head = ("Metric", "A", side.label, f"{side.label} / A", "Result")
-        tables.append(Table(caption, head, cells, (4,)))
+        tables.append(Table(caption, head, [_ratio_cells(row, position) for row in rows], (4,)))
+    return tables
+
+
+def _spread_cells(row: Row) -> tuple[str, ...]:
+    spread = row.spreads[0]
+    ends = interval(spread.low, spread.high, row.unit) or DASH
+    cv = DASH if spread.cv is None else f"{spread.cv:.1%}"
+    return (_name(row), _value(spread.mean, row.unit), ends, cv, str(len(spread.values)))
+
+
+def _ratio_cells(row: Row, position: int) -> tuple[str, ...]:
+    cell = row.cells[position]
+    return (
+        _name(row),
+        _value(row.baseline, row.unit),
+        _value(cell.value, row.unit),
+        cell.text(),
+        _verdict_cell(cell.word, str(cell.word).split()[0], cell.aside()),
+    )
+
+
+def _stages(comparison: Comparison) -> list[Table]:
+    """The tables of `_rows` over all stages; a row is named by its stage and metric."""
+    tables: list[Table] = []
+    for stage in comparison.stages:
+        for position, table in enumerate(_rows(comparison, stage.metrics)):
+            rows = [(f"{stage.name}: {row[0]}", *row[1:]) for row in table.rows]
+            if position == len(tables):
+                tables.append(replace(table, rows=[]))
+            tables[position] = replace(tables[position], rows=[*tables[position].rows, *rows])
     return tables
 
 

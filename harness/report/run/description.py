@@ -61,6 +61,16 @@ def load_words(load: Sequence[RecordedStage]) -> str:
     return ", then ".join(parts)
 
 
+def load_columns(load: Sequence[RecordedStage]) -> dict[str, list[str]]:
+    """One column with the load of each stage: its amount under their common unit, else words."""
+    stages = [_stage(stage) for stage in load]
+    units = {many for _, _, many in stages}
+    if len(units) == 1 and "" not in units:
+        unit = units.pop()
+        return {unit[0].upper() + unit[1:]: [amount for amount, _, _ in stages]}
+    return {"Load": [load_words([stage]) for stage in load]}
+
+
 def _stage(stage: RecordedStage) -> tuple[str, str, str]:
     """(amount, its unit, plural of the unit) of a load stage."""
     requests = stage.over == "requests"

@@ -1,4 +1,4 @@
-"""Charts of a run: over time, latency distributions, and throughput vs. interactivity."""
+"""Charts of a run: over time, latency distributions, and the curves of its stages."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -14,6 +14,7 @@ from harness.reduce.statistics.intervals import Floats
 from harness.report.charts import SERIES, Chart, Line, cumulative
 from harness.report.headline import BOUNDARIES
 from harness.report.numbers import duration, plain, share
+from harness.report.run.stages import curves
 from harness.report.tables import ChartView, Table
 
 _TABLE_ROWS: Final = 24
@@ -26,7 +27,7 @@ def charts(reduction: Reduction, grid: Series) -> dict[str, ChartView]:
     others = {
         "latency": _latency(reduction),
         "classes": _by_class(reduction),
-        "trade": _trade(reduction),
+        **curves(reduction.summary),
     }
     found = _timelines(reduction, grid) | others
     return {key: chart for key, chart in found.items() if chart is not None}
@@ -291,54 +292,3 @@ def _by_class(reduction: Reduction) -> ChartView | None:
     head = ("", *(one.name for one in found))
     table = Table("TTFT by class: percentiles", head, rows)
     return ChartView(_distribution_chart("classes", caption, lines), table)
-
-
-# --- throughput against speed ---
-
-
-def _least(xs: Sequence[float]) -> float:
-    """Start of the axis of speeds: 0, or higher if all values are close together."""
-    low, high = min(xs), max(xs)
-    return 0.0 if low < 0.6 * high else low - (high - low) - 0.05 * high
-
-
-def _trade(reduction: Reduction) -> ChartView | None:
-    """One point per stage: tokens per second per user vs. tokens per second, per GPU if there are
-    any; None for a single stage.
-    """
-    key = "output_tok_s_per_gpu"
-    stages = [
-        stage for stage in reduction.summary.stages if stage.metrics.get("interactivity_tok_s_user")
-    ]
-    if not any(stage.metrics[key].value is not None for stage in stages if key in stage.metrics):
-        key = "output_tok_s"
-    points: list[tuple[float, float | None]] = []
-    rows = []
-    for stage in stages:
-        x, y = stage.metrics["interactivity_tok_s_user"].value, stage.metrics[key].value
-        if x is None or y is None:
-            continue
-        points.append((float(f"{x:.5g}"), float(f"{y:.5g}")))
-        ttft = stage.latency["ttft_s"].p99
-        rows.append([stage.name, plain(x, 3), plain(y, 4), duration(ttft)])
-    if len(points) < 2:
-        return None
-    per_gpu = key.endswith("per_gpu")
-    caption = (
-        f"One point per load stage: output tokens per second{' per GPU' if per_gpu else ''} vs."
-        " tokens per second per user (median request)."
-    )
-    xs = [x for x, _ in points]
-    unit = "tok/s/GPU" if per_gpu else "tok/s"
-    chart = Chart(
-        "trade",
-        caption,
-        "tok/s per user (1 / median TPOT)",
-        unit,
-        [Line("Stages", points)],
-        x_domain=(_least(xs), max(xs) * 1.12),
-        points=True,
-        point_names=[str(row[0]) for row in rows],
-    )
-    head = ("Stage", "tok/s per user, median", unit, "TTFT p99")
-    return ChartView(chart, Table("Throughput vs. interactivity", head, rows))

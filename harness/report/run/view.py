@@ -22,7 +22,6 @@ from harness.report.headline import (
     figure_row,
     headline_rows,
     purpose_sentence,
-    rows_of,
 )
 from harness.report.numbers import DASH, duration, plain
 from harness.report.run.accounts import classes, quality, recount_row, rosetta, rosetta_notes
@@ -31,6 +30,7 @@ from harness.report.run.energy import EnergyView, energy_absent, energy_view
 from harness.report.run.environment import environment
 from harness.report.run.server import cache, server
 from harness.report.run.slos import slos
+from harness.report.run.stages import headline_sentence, stage_table
 from harness.report.run.timeline import charts
 from harness.report.tables import ChartView, Table
 
@@ -77,6 +77,7 @@ class View:
     generator_notes: Sequence[str]
     reconciliation: Table
     stages: Table | None
+    headline_sentence: str
     classes: Table | None
     rosetta: Table | None
     rosetta_notes: Sequence[str]
@@ -123,7 +124,8 @@ def view(reduction: Reduction) -> View:
         generator=_generator(summary.client),
         generator_notes=_generator_notes(summary.client),
         reconciliation=_reconciliation(reduction),
-        stages=_stages(reduction),
+        stages=stage_table(summary, reduction.run.profile.traffic.load),
+        headline_sentence=headline_sentence(summary),
         classes=classes(summary),
         rosetta=rosetta(summary),
         rosetta_notes=rosetta_notes(summary),
@@ -239,8 +241,12 @@ def _requests(reduction: Reduction) -> Table:
         cells["Turns not reached"] = plain(counts.turns_not_happened)
     if counts.in_window is not None:
         cells["Scheduled in the window"] = plain(counts.in_window)
+    if counts.by_stop_reason:
+        ordered = sorted(counts.by_stop_reason.items(), key=lambda item: (-item[1], item[0]))
+        cells["Stop reasons"] = ", ".join(f"{name}: {n:,}" for name, n in ordered[:6])
     row = ("Complete run", *cells.values())
-    return Table("Request outcomes", ("Requests", *cells), [row])
+    words = (len(row) - 1,) if counts.by_stop_reason else ()
+    return Table("Request outcomes", ("Requests", *cells), [row], text=words)
 
 
 _QUANTILES: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
@@ -394,32 +400,6 @@ def _reconciliation(reduction: Reduction) -> Table:
         "Note",
     )
     return Table("Token counts of client and server", head, rows, text=(5, 6))
-
-
-_STAGE_COLUMNS: Final = {
-    "output_tok_s": "Output",
-    "ttft_s.p50": "TTFT p50",
-    "ttft_s.p99": "TTFT p99",
-    "tpot_s.p50": "TPOT p50",
-    "e2e_s.p99": "E2E p99",
-    "slo_met_ratio": "SLO attainment",
-    "requests_in_flight": "In flight",
-}
-
-
-def _stages(reduction: Reduction) -> Table | None:
-    stages = reduction.summary.stages
-    if len(stages) < 2:
-        return None
-    unknown = lost(reduction.run.concerns)
-    rows = []
-    for stage in stages:
-        by_key = {row.key: row for row in rows_of(stage.metrics, stage.latency)}
-        cells = [f"{by_key[key].value} {by_key[key].unit}".strip() for key in _STAGE_COLUMNS]
-        counted = DASH if unknown else plain(stage.requests.in_window)
-        rows.append([stage.name, duration(stage.window.duration_s), counted, *cells])
-    head = ("Stage", "Window", "Requests", *_STAGE_COLUMNS.values())
-    return Table("Load stages, each in its own measurement window", head, rows)
 
 
 def _errors(reduction: Reduction) -> Table | None:

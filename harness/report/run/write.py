@@ -6,7 +6,7 @@ from typing import Final
 from harness.artifacts.atomic import write_bytes
 from harness.artifacts.layout import RunDir
 from harness.reduce.reduction import Reduction, reduce_fully
-from harness.report.charts import NARROW, WIDE, draw, line_chart
+from harness.report.charts import HALF, NARROW, WIDE, draw, line_chart
 from harness.report.pages import Drawing, chart_links, html_page, markdown_page, write_charts
 from harness.report.run.view import View, view
 
@@ -26,7 +26,7 @@ def write_report(run_path: Path, reduction: Reduction | None = None) -> tuple[Pa
     shown = view(reduction or reduce_fully(run_path))
     drawings = {
         key: Drawing(
-            draw(line_chart(item.chart, WIDE)),
+            draw(line_chart(item.chart, HALF if item.chart.half else WIDE)),
             draw(line_chart(item.chart, NARROW)),
             item.chart.y_title,
         )

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from transformers import AutoTokenizer
 
-from harness.api.base import Ask, BadRequestError, Json
+from harness.api.base import Ask, BadRequestError
+from harness.api.reader import Json
 
 SEGMENT_CACHE_CHARS: Final = 32_000_000
 """Text of tokenized turns that is kept, so that a growing conversation costs only its new turns."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from harness.api.base import AnswerWriter, Ask, Finish, Piece, Text, Usage
+from harness.api.base import AnswerWriter, Ask, Finish, Piece, Text
+from harness.api.reader import Usage
 from harness.core.clock import now_ns
 from harness.server.engine.batching import Generation
 from harness.server.engine.metrics import EngineMetrics

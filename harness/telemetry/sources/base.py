@@ -1,15 +1,24 @@
 """What all power sources have in common. A value that cannot be read is absent, never 0."""
 
+import math
+import re
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from harness.core.clock import now_ns
 from harness.core.records import Boundary
 
 What = Literal["power", "energy"]
+
+_NO_VALUE: Final = frozenset(
+    ("", "-", "--", "n/a", "na", "nan", "none", "null", "not supported", "unknown error")
+)
+_QUANTITY: Final = re.compile(r"([+-]?[0-9][0-9.,]*(?:[eE][+-]?[0-9]+)?)\s*([A-Za-z]*)")
+_WATTS: Final = {"": 1.0, "w": 1.0, "watt": 1.0, "watts": 1.0, "kw": 1e3, "kilowatts": 1e3}
+_CASED_WATTS: Final = {"mW": 1e-3, "MW": 1e6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +70,7 @@ class PowerProbe:
         why_not: why nothing can be read, or a caveat if something can.
         origin: library, program, file or address that is read.
         double: why this is simulated hardware; None without such evidence.
+        unread: why no present reading was had although there is a device; empty if there was one.
     """
 
     source: str
@@ -68,6 +78,50 @@ class PowerProbe:
     why_not: str = ""
     origin: str | None = None
     double: str | None = None
+    unread: str = ""
+
+
+def watts_of(value: object, unit_w: float = 1.0) -> float | None:
+    """A meter's power in watts: a number, or text such as `300`, `412.33 W`, `0,41 kW`. None if it
+    states that there is no value, as `[N/A]` does. `unit_w`: watts per unit of a bare number.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if value is None:
+        return None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return _finite(value, unit_w)
+    text = value.strip() if isinstance(value, str) else ""
+    if isinstance(value, str) and text.strip("[]()").strip().lower() in _NO_VALUE:
+        return None
+    match = _QUANTITY.fullmatch(text)
+    factor = unit_w if match is None or not match[2] else watts_per(match[2])
+    if match is None or factor is None:
+        raise ValueError(f"{str(value)[:40]!r} is not a power in watts")
+    return _finite(_decimal(match[1]), factor)
+
+
+def watts_per(unit: str) -> float | None:
+    """Watts per unit; None: not a unit of power. Of `mW` and `MW` the case matters."""
+    return _CASED_WATTS.get(unit) or _WATTS.get(unit.lower())
+
+
+def _finite(value: float, factor: float) -> float | None:
+    try:
+        watts = float(value) * factor
+    except OverflowError:
+        return None
+    return watts if math.isfinite(watts) else None
+
+
+def _decimal(digits: str) -> float:
+    """A number with a decimal point or comma; commas before a point separate thousands."""
+    if "." in digits:
+        return float(digits.replace(",", "") if digits.rfind(",") < digits.find(".") else digits)
+    if digits.count(",") == 1 and len(digits.partition(",")[2]) == len("000"):
+        raise ValueError(f"{digits!r}: the comma may separate thousands or decimals")
+    return float(digits.replace(",", "."))
 
 
 @dataclass(slots=True)
@@ -84,9 +138,31 @@ class ReadFailures:
         with self._lock:
             self.seen[message] += 1
 
+    def failed(self, what: str, error: Exception) -> None:
+        """Count an exception that a source should have handled itself."""
+        self.note(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:160]}")
+
     def messages(self) -> list[str]:
         with self._lock:
             return list(self.seen)
+
+
+def probed(source: "PowerSource") -> PowerProbe:
+    """What a source can do; a defect in it must not end the other sources."""
+    try:
+        return source.probe()
+    except Exception as error:  # noqa: BLE001 - reported as the reason
+        reason = f"the probe failed: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        return PowerProbe(source.name, why_not=reason)
+
+
+def sampled(source: "PowerSource", what: What) -> tuple[PowerReading, ...]:
+    """Readings of a source; a defect in it is counted, and must not end later readings."""
+    try:
+        return source.sample(what)
+    except Exception as error:  # noqa: BLE001 - reported as a failed reading
+        source.trouble.failed(source.name, error)
+        return ()
 
 
 class PowerSource(Protocol):

@@ -10,7 +10,14 @@ from urllib.parse import urlsplit
 
 from harness.core.network import is_loopback
 from harness.core.records import Boundary
-from harness.telemetry.sources.base import DeviceProbe, PolledSource, PowerProbe, PowerReading, What
+from harness.telemetry.sources.base import (
+    DeviceProbe,
+    PolledSource,
+    PowerProbe,
+    PowerReading,
+    What,
+    watts_of,
+)
 from harness.telemetry.sources.secret import read_secret
 
 _J_PER_KWH: Final = 3.6e6
@@ -114,11 +121,11 @@ class RedfishPowerSource(PolledSource):
             if self.chassis is not None and one.identity != self.chassis:
                 continue
             for key in ("EnvironmentMetrics", "Power"):
-                path = (one.json.get(key) or {}).get("@odata.id")
-                if path is None:
+                link = one.json.get(key)
+                path = link.get("@odata.id") if isinstance(link, dict) else link
+                if not isinstance(path, str):
                     continue
-                power_w, energy_j = self._read(path)
-                if power_w is not None or energy_j is not None:
+                if self._reports_power(path):
                     found.append((path, str(one.identity)))
                     break
         ids = ", ".join(str(one.identity) for one in members)
@@ -130,18 +137,30 @@ class RedfishPowerSource(PolledSource):
             raise _NoPowerError(f"several chassis of {self.url} report power; name one: {several}")
         return found[0]
 
+    def _reports_power(self, path: str) -> bool:
+        """A resource that cannot be read must not hide the other chassis."""
+        import sushy
+
+        try:
+            return any(value is not None for value in self._read(path))
+        except (sushy.exceptions.HTTPError, ValueError) as error:
+            self.trouble.note(f"redfish {self.url}{path}: {_words(error)}")
+            return False
+
     def _read(self, path: str) -> tuple[float | None, float | None]:
         """(watts, joules); None if not reported."""
-        body = self._connector.get(path).json()
+        found = self._connector.get(path).json()
+        parts = [part for part in _list(found) if isinstance(part, dict)]
+        body = parts[0] if parts else {}
         # DMTF: EnvironmentMetrics.PowerWatts.Reading, EnergykWh.Reading;
         # Power.PowerControl[].PowerConsumedWatts
-        power_w = _reading(body.get("PowerWatts"))
+        watts = _reading(body.get("PowerWatts"))
         energy_kwh = _reading(body.get("EnergykWh"))
-        if power_w is None:
-            controls = body.get("PowerControl") or ()
+        if watts is None:
+            controls = (one for one in _list(body.get("PowerControl")) if isinstance(one, dict))
             known = (_number(control.get("PowerConsumedWatts")) for control in controls)
-            power_w = next(filter(None, known), None)  # the whole chassis; others are its parts
-        return power_w or None, energy_kwh * _J_PER_KWH if energy_kwh else None
+            watts = next(filter(None, known), None)  # the whole chassis; others are its parts
+        return watts or None, energy_kwh * _J_PER_KWH if energy_kwh else None
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
         import sushy
@@ -190,7 +209,15 @@ def _reading(value: object) -> float | None:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    try:
+        return watts_of(value)
+    except ValueError:
+        return None
+
+
+def _list(value: object) -> list[Any]:
+    """The elements of a list; some services send its only element instead."""
+    return value if isinstance(value, list) else [value]
 
 
 def _words(error: BaseException) -> str:

@@ -9,15 +9,25 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Final
 
 from harness.api.base import WireApi
-from harness.api.errors import error_text
 from harness.api.event_patterns import MAX_LEARNT_PER_STREAM, escaped_size, known, learn, size_of
 from harness.api.parts import AnswerParts, ContentPart
+from harness.api.reader import AnswerReader
+from harness.api.response import (
+    CompressedError,
+    decompressed,
+    encoding_of,
+    good_status,
+    is_stream,
+    no_stream,
+    refused,
+)
+from harness.api.sse import several
 from harness.api.table import wire
-from harness.core.records import Api, Outcome
+from harness.core.records import Api, Note, Outcome
 from harness.traffic._locust.http1 import Framing
 from harness.traffic._locust.http_errors import retry_after_s
 
@@ -63,6 +73,7 @@ class Answer:
     chunk_tok: "array[int] | None" = None
     text: str | None = None
     parts: tuple[ContentPart, ...] = ()
+    notes: str | None = None
 
 
 def read_answer(
@@ -91,32 +102,50 @@ def read_answer(
     )
     if framing.times_ns:
         answer.first_byte_ns = framing.times_ns[0]
-    content_type = framing.headers.get("content-type", "")
-    stream: _Stream | None = None
     if framing.status is not None:
         answer.retry_after_s = retry_after_s(framing.headers)
     wire_api = wire(api)
-    if framing.status == 200 and content_type.split(";")[0].strip().lower() == wire_api.stream_type:
-        stream = _Stream(wire_api, keep_text=keep_text, keep_parts=keep_parts)
-        stream.read(framing, whole=framing.complete, pause=pause)
-        stream.fill(answer)
-
+    stream = _Stream(wire_api, keep_text=keep_text, keep_parts=keep_parts)
+    found = _read(framing, wire_api, stream, pause)
+    stream.fill(answer)
     if ending is EndOfStream.LOCAL:
         assert local is not None
         answer.outcome, answer.error = local, error
     elif framing.status is None:
         answer.outcome, answer.error = _no_status(framing, ending, error)
-    elif framing.status != 200:
-        answer.outcome = Outcome.HTTP_ERROR
-        answer.error = error_text(framing.body) or f"HTTP {framing.status}"
-    elif stream is None:
-        answer.outcome, answer.error = _no_stream(framing, content_type)
+    elif found is not None:
+        answer.outcome, answer.error = found
     else:
-        answer.outcome, answer.error = _stream_outcome(framing, stream, ending, error)
+        answer.outcome, answer.error = _stream_outcome(framing, stream.reader, ending, error)
         if answer.outcome is Outcome.OK and stream.reader.disagreement is not None:
             # complete all the same; its last usage counts
             answer.error = f"usage disagrees: {stream.reader.disagreement}"
+    notes = stream.reader.notes | ({Note.READ_TIMES} if framing.read_times else set())
+    answer.notes = " ".join(sorted(notes)) or None
     return answer
+
+
+def _read(
+    framing: Framing, api: WireApi, stream: "_Stream", pause: Callable[[], None] | None
+) -> tuple[Outcome, str | None] | None:
+    """Read the stream; the outcome of a response that has none."""
+    status, headers = framing.status, framing.headers
+    if status is None:
+        return None
+    body, ends, reader = framing.body, framing.body_ends, stream.reader
+    if (encoding := encoding_of(headers)) is not None:
+        try:
+            pieces = decompressed((body[a:b] for a, b in pairwise([0, *ends])), encoding)
+        except CompressedError as error:
+            return Outcome.MALFORMED, str(error)
+        body, ends = b"".join(pieces), list(accumulate(map(len, pieces)))
+        reader.notes.add(Note.COMPRESSED)
+    if not good_status(status):
+        return Outcome.HTTP_ERROR, refused(status, body)
+    if not is_stream(api, headers, body, reader):
+        return no_stream(status, headers, body)
+    stream.read(body, ends, framing.times_ns, whole=framing.complete, pause=pause)
+    return None
 
 
 def _no_status(framing: Framing, ending: EndOfStream, error: str | None) -> tuple[Outcome, str]:
@@ -130,33 +159,22 @@ def _no_status(framing: Framing, ending: EndOfStream, error: str | None) -> tupl
     return Outcome.CONNECTION_ERROR, error or what
 
 
-def _no_stream(framing: Framing, content_type: str) -> tuple[Outcome, str]:
-    text = error_text(framing.body)
-    if text is not None and b'"error"' in framing.body:
-        return Outcome.API_ERROR, text
-    return (
-        Outcome.MALFORMED,
-        f"status 200 with content-type {content_type or 'none'!r}, not an event stream",
-    )
-
-
 def _stream_outcome(
-    framing: Framing, stream: "_Stream", ending: EndOfStream, error: str | None
+    framing: Framing, reader: AnswerReader, ending: EndOfStream, error: str | None
 ) -> tuple[Outcome, str | None]:
-    reader = stream.reader
     if reader.error is not None:
         return Outcome.API_ERROR, reader.error
     if framing.error is not None:
         return Outcome.MALFORMED, framing.error
-    if reader.malformed is not None:
-        return Outcome.MALFORMED, reader.malformed
+    if (failed := reader.failure()) is not None:
+        return failed
     if not framing.complete:
         cut = "the connection broke" if ending is EndOfStream.RESET else "the connection closed"
         return Outcome.TRUNCATED, error or f"{cut} before the HTTP message was complete"
-    if not reader.ended:
-        tail = "; bytes followed the end of the HTTP message" if framing.extra else ""
-        return Outcome.TRUNCATED, f"the stream ended without {reader.end_marker}{tail}"
-    return Outcome.OK, None
+    if framing.extra and not reader.ended:
+        why = f"the stream ended without {reader.end_marker}"
+        return Outcome.TRUNCATED, f"{why}; bytes followed the end of the HTTP message"
+    return reader.outcome()
 
 
 class _Stream:
@@ -173,8 +191,16 @@ class _Stream:
         self._bytes: list[int] = []
         self._tok: list[int | None] = []
 
-    def read(self, framing: Framing, *, whole: bool, pause: Callable[[], None] | None) -> None:
-        body, ends, times = framing.body, framing.body_ends, framing.times_ns
+    def read(
+        self,
+        body: bytes,
+        ends: list[int],
+        times: list[int],
+        *,
+        whole: bool,
+        pause: Callable[[], None] | None,
+    ) -> None:
+        """Read a body; `ends` are its lengths after each read, `times` those of the reads."""
         reader, parts = self.reader, self._parts
         tok: int | None = None  # so far, if the stream includes counts
         shapes = [] if self._keep_text else list(known[self._api.name].values())
@@ -184,17 +210,26 @@ class _Stream:
         which = 0  # the read that completed the event
         counted = -1  # the read of the last entry
         last_counted: bytes | None = None
-        for number, (event, end) in enumerate(self._api.events(body, whole=whole)):
+        together = 0  # events with content that came in the read of the one before
+        events = self._api.events(body, whole=whole)
+        end = 0
+        for number, (event, end) in enumerate(events):
             if pause is not None and number % PAUSE_EVENTS == PAUSE_EVENTS - 1:
                 pause()
-            while which < len(ends) - 1 and ends[which] < end:
-                which += 1
             hit = match(event) if match is not None else None
             if hit is None:
                 for other in shapes:
                     if other is not shape and (hit := other.pattern.fullmatch(event)) is not None:
                         shape, match = other, other.pattern.fullmatch
                         break
+                else:
+                    if several(event):
+                        # Further ones are next in the list that is being read.
+                        before = events[number - 1][1] if number else 0
+                        events[number : number + 1] = reader.separated(event, before, end)
+                        event, end = events[number]  # noqa: PLW2901
+            while which < len(ends) - 1 and ends[which] < end:
+                which += 1
             size = -1
             kind = ""
             if hit is not None and not reader.ended:
@@ -222,6 +257,8 @@ class _Stream:
                 if (
                     learnt < MAX_LEARNT_PER_STREAM
                     and not self._keep_text
+                    and not reader.ended
+                    and Note.CONTENT_FORM not in reader.notes
                     and (new := learn(self._api.name, event, kind, content)) is not None
                 ):
                     learnt += 1
@@ -233,6 +270,7 @@ class _Stream:
             if kind not in reader.kinds:
                 reader.kinds.append(kind)
             if which == counted:
+                together += 1
                 self._bytes[-1] += size
                 self._tok[-1] = tok
             else:
@@ -240,12 +278,16 @@ class _Stream:
                 self._times_ns.append(times[which])
                 self._bytes.append(size)
                 self._tok.append(tok)
+        reader.cut = bool(body[end:].strip())
+        if together and together >= len(self._times_ns):
+            reader.notes.add(Note.BURST)
         if last_counted is not None and reader.tokens().output_tok != tok:
             # No final usage (the stream was cut short, or its server sends none): the last event's
             # count stands.
             reader.count_again(last_counted)
 
     def fill(self, answer: Answer) -> None:
+        """Set what the stream contains; without one, nothing."""
         answer.stop_reason = self.reader.stop_reason
         answer.content_kinds = self.reader.kinds
         if self._keep_text:
@@ -263,7 +305,7 @@ class _Stream:
             counts = [tok for tok in self._tok if tok is not None]
             if len(counts) == len(self._tok):
                 answer.chunk_tok = self._chunk_tok(counts)
-        usage = self.reader.tokens()
+        usage = self.reader.settled()
         answer.input_tok, answer.output_tok = usage.input_tok, usage.output_tok
         answer.cache_read_tok, answer.cache_write_tok = usage.cache_read_tok, usage.cache_write_tok
 
@@ -272,7 +314,10 @@ class _Stream:
         with the final usage.
         """
         closing = self.reader.tokens().output_tok
-        if any(b < a for a, b in pairwise(counts)):
+        if counts[0] == counts[-1] != 1 and len(counts) > 1:
+            if counts[0]:
+                self.reader.notes.add(Note.USAGE_REPEATED)
+        elif any(b < a for a, b in pairwise(counts)):
             self.reader.disagreement = "the token counts decrease within the stream"
         elif closing is not None and counts[-1] > closing:
             self.reader.disagreement = (

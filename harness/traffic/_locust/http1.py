@@ -10,7 +10,7 @@ from enum import Enum
 
 import httptools
 
-_CHUNKED_END = b"0\r\n\r\n"
+_CHUNKED_END = b"\r\n\r\n"
 MAX_HEADER_BYTES = 256 * 1024
 """More header bytes than this are not HTTP; servers limit theirs to 8-64 KiB."""
 
@@ -20,8 +20,7 @@ class _Mode(Enum):
     CHUNKED = 2
     LENGTH = 3
     UNTIL_EOF = 4
-    EVERY_READ = 5  # chunked with announced trailers, whose end is not recognizable
-    COMPLETE = 6
+    COMPLETE = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +36,7 @@ class Framing:
         error: why the bytes are not HTTP, else None.
         extra: bytes followed the end of the message.
         keep_alive: the connection can carry another request.
+        read_times: times are those of the reads, because the kernel gives no arrival times.
     """
 
     reads: list[bytes] = field(default_factory=list)
@@ -47,6 +47,7 @@ class Framing:
     error: str | None = None
     extra: bool = False
     keep_alive: bool = False
+    read_times: bool = False
     _mode: _Mode = _Mode.HEADERS
     _left: int = 0
     _fed: int = 0
@@ -74,9 +75,9 @@ class Framing:
         self.times_ns.append(now_ns)
         mode = self._mode
         if mode is _Mode.CHUNKED:
-            # The last read contains the whole terminator, unless it is shorter. Content can look
-            # like one: the parser decides.
-            if len(data) >= 5 and not data.endswith(_CHUNKED_END):
+            # The last read ends with an empty line: the last chunk, with or without extensions and
+            # trailers. Content can look like one: the parser decides.
+            if len(data) >= 4 and not data.endswith(_CHUNKED_END):
                 return False
         elif mode is _Mode.LENGTH:
             self._left -= len(data)
@@ -151,7 +152,7 @@ class Framing:
         self.status = status
         self.keep_alive = bool(self._parser.should_keep_alive())
         if "chunked" in self.headers.get("transfer-encoding", "").lower():
-            self._mode = _Mode.EVERY_READ if "trailer" in self.headers else _Mode.CHUNKED
+            self._mode = _Mode.CHUNKED
         elif self.headers.get("content-length", "").isdigit():
             self._mode = _Mode.LENGTH
             self._left = int(self.headers["content-length"])

@@ -6,22 +6,25 @@ arrival time. The waiting greenlet is woken once: at the end of the message, on 
 stream's one timer.
 """
 
+import errno
 import logging
 import socket as plain_socket
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from time import monotonic_ns
+from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import gevent
+import httpx
 from gevent import socket, ssl
 from gevent.hub import Waiter, get_hub
 
 from harness import __version__
 from harness.api.table import wire
 from harness.core.errors import TrafficError
-from harness.core.network import NONE, Network, Proxy
+from harness.core.network import HEAD_START_S, NONE, Network, Proxy
 from harness.core.records import Api, Endpoint, Outcome
 from harness.profile.traffic import Timeouts
 from harness.traffic._locust.answer import EndOfStream
@@ -42,6 +45,12 @@ KEEP_IDLE_S: Final = 3.0
 and a request that crosses that close would fail through no fault of the server.
 """
 
+_OWN_LIMITS: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
+)
+"""Failures of this machine: descriptors, memory, ports. They are not the server's."""
+_AVOIDED_S: Final = 30.0
+"""How long an address that failed is tried only after the others."""
 DIRECT: Final = Network(proxy=NONE)
 _TUNNEL_HEAD_BYTES: Final = 64 * 1024
 """Limit of a proxy's response before a tunnel."""
@@ -124,19 +133,22 @@ class _Connection:
     the read.
     """
 
-    __slots__ = ("_watcher", "idle_since_ns", "receive", "sock")
+    __slots__ = ("_watcher", "idle_since_ns", "read_times", "receive", "sock")
 
     def __init__(self, sock: Any, *, arrival_stamps: bool) -> None:  # noqa: ANN401 - gevent's socket or SSLSocket
         self.sock = sock
         self.idle_since_ns = 0
+        self.read_times = False  # arrival times were requested, but the kernel has none
         self._watcher: Any = None
         if isinstance(sock, ssl.SSLSocket):
             self.receive = _tls_receive(sock)
-        elif arrival_stamps:
-            self.receive = stamped(sock._sock)
-            return
         else:
+            found = stamped(sock._sock) if arrival_stamps else None
+            if found is not None:
+                self.receive = found
+                return
             self.receive = unstamped(sock._sock)
+            self.read_times = arrival_stamps
         # Watched separately and read at once: without kernel timestamps a late read has a late
         # time.
         self._watcher = get_hub().loop.io(sock.fileno(), 1)
@@ -212,6 +224,7 @@ class _Reader:
         self._framing = self.exchange.framing
         self._receive = self.connection.receive
         self._last_ns = self.sent_ns
+        self._framing.read_times = self.connection.read_times
 
     def run(self) -> None:
         self.connection.watch(self._on_readable)
@@ -278,12 +291,13 @@ class _Reader:
         return found
 
     def _arm(self, now_ns: int) -> None:
-        """One timer per stream, at the earliest limit. Reads do not reset it: it considers them
-        when it fires.
+        """One timer per stream, at the earliest limit, and at least once per `idle_s`: the limit
+        moves closer with the first read. Reads do not reset it: it considers them when it fires.
         """
         if self._timer is not None:
             self._timer.close()
-        self._timer = get_hub().loop.timer(max(0.001, (self._limit()[0] - now_ns) / _NS))
+        left_s = min((self._limit()[0] - now_ns) / _NS, self.limits.idle_s)
+        self._timer = get_hub().loop.timer(max(0.001, left_s))
         self._timer.start(self._on_timer)
 
     def _on_timer(self) -> None:
@@ -300,6 +314,7 @@ class Target:
 
     Args:
         api_key: sent with every request.
+        headers: additional ones, with their values.
         arrival_stamps: use the kernel's arrival time if available; else the time of the read, as
             over TLS.
 
@@ -316,43 +331,40 @@ class Target:
         limits: Timeouts,
         network: Network = DIRECT,
         *,
+        headers: Mapping[str, str] = MappingProxyType({}),
         arrival_stamps: bool = True,
     ) -> None:
-        parts = urlsplit(endpoint.base_url)
+        wire_api = wire(api)
+        url = httpx.URL(endpoint.base_url.rstrip("/") + wire_api.path)  # written as by the checks
         self._arrival_stamps = arrival_stamps
         self.name = endpoint.name
         self.model = endpoint.model
         self.live = 0
         self._limits = limits
-        self._host = parts.hostname or "127.0.0.1"
-        self._tls = network.tls_context() if parts.scheme == "https" else None
-        port = parts.port or (443 if self._tls else 80)
-        proxy = network.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
-        at = (self._host, port) if proxy is None else (proxy.host, proxy.port)
-        try:
-            self._addresses = socket.getaddrinfo(*at, type=socket.SOCK_STREAM)
-        except OSError as error:
-            whose = "endpoint" if proxy is None else "proxy"
-            raise TrafficError(
-                f"cannot resolve {at[0]}: {error}", next_step=f"check the {whose}'s URL"
-            ) from error
-        wire_api = wire(api)
-        path = parts.path.rstrip("/") + wire_api.path
+        self._host = url.raw_host.decode() or "127.0.0.1"
+        self._tls = network.tls_context() if url.scheme == "https" else None
+        port = url.port or (443 if self._tls else 80)
+        self._proxy = network.proxy_for(endpoint.base_url, started=endpoint.pid is not None)
+        self._addresses = _addresses(self._host, port, self._proxy)
+        self._next = 0
+        self._failed_ns: dict[str, int] = {}
         host = f"[{self._host}]" if ":" in self._host else self._host
-        self._proxy = proxy
         self._authority = f"{host}:{port}"
-        if proxy is not None and self._tls is None:
-            path = f"http://{self._authority}{path}"  # so that the proxy has the destination
+        forwarded = self._proxy is not None and self._tls is None
+        target = str(url) if forwarded else url.raw_path.decode("ascii")
         lines = [
-            f"POST {path} HTTP/1.1",
-            f"host: {host}:{port}",
+            f"POST {target} HTTP/1.1",
+            f"host: {url.netloc.decode('ascii')}",  # without the scheme's default port
             f"user-agent: colossus-harness/{__version__}",
             f"accept: {wire_api.stream_type}",
             "accept-encoding: identity",
-            *(f"{name}: {value}" for name, value in wire_api.headers(api_key).items()),
+            *(
+                f"{name}: {value}"
+                for name, value in {**wire_api.headers(api_key), **headers}.items()
+            ),
         ]
-        if proxy is not None and self._tls is None:
-            lines += _authorized(proxy)
+        if self._proxy is not None and forwarded:
+            lines += _authorized(self._proxy)
         self._head = "\r\n".join(lines).encode("latin-1") + f"\r\n{REQUEST_ID_HEADER}: ".encode()
         self._idle: list[_Connection] = []
 
@@ -376,6 +388,9 @@ class Target:
         except OSError as error:
             exchange.ending = EndOfStream.RESET
             exchange.error = f"cannot connect to {self.name}: {error.strerror or error}"
+            if error.errno in _OWN_LIMITS:
+                exchange.ending, exchange.local = EndOfStream.LOCAL, Outcome.CLIENT_LIMIT
+                exchange.error = f"the load generator's own limit: {error.strerror or error}"
         finally:
             exchange.done_ns = exchange.done_ns or monotonic_ns()
             if connection is not None:
@@ -422,25 +437,47 @@ class Target:
             ) from None
 
     def _connect(self) -> Any:  # noqa: ANN401 - gevent's socket or SSLSocket
+        """Over the next address; of several, those that failed lately come last. Each has a short
+        time before the next is tried, then its share of the rest.
+        """
+        known = self._in_turn()
         failure: OSError | None = None
-        for info in self._addresses:
-            sock = socket.socket(info[0], info[1], info[2])
-            try:
-                sock.connect(info[4])
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                if self._tls is None:
-                    return sock
-                if self._proxy is not None:
-                    _tunnel(sock, self._proxy, self._authority)
-                return self._tls.wrap_socket(sock, server_hostname=self._host)
-            except OSError as error:
-                failure = error
-                sock.close()
-            except BaseException:
-                sock.close()
-                raise
+        share_s = self._limits.connect_s / len(known)
+        for limit_s in (min(HEAD_START_S, share_s), share_s) if len(known) > 1 else (None,):
+            for info in known:
+                try:
+                    with gevent.Timeout(limit_s, TimeoutError("no connection in time")):
+                        found = self._open(info)
+                except OSError as error:
+                    failure = error
+                    if error.errno in _OWN_LIMITS:
+                        raise
+                    self._failed_ns[info[4][0]] = monotonic_ns()
+                else:
+                    self._failed_ns.pop(info[4][0], None)
+                    return found
         assert failure is not None
         raise failure
+
+    def _in_turn(self) -> list[Any]:
+        at, self._next = self._next % len(self._addresses), self._next + 1
+        turned = self._addresses[at:] + self._addresses[:at]
+        oldest_ns = monotonic_ns() - round(_AVOIDED_S * _NS)
+        return sorted(turned, key=lambda one: self._failed_ns.get(one[4][0], 0) > oldest_ns)
+
+    def _open(self, info: Any) -> Any:  # noqa: ANN401 - gevent's sockets
+        sock = socket.socket(info[0], info[1], info[2])
+        try:
+            sock.connect(info[4])
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is None:
+                return sock
+            if self._proxy is not None:
+                _tunnel(sock, self._proxy, self._authority)
+            return self._tls.wrap_socket(sock, server_hostname=self._host)
+        except BaseException:
+            sock.close()
+            raise
 
     def _give(self, connection: _Connection, exchange: Exchange) -> None:
         framing = exchange.framing
@@ -454,6 +491,18 @@ class Target:
             self._idle.append(connection)
         else:
             connection.close()
+
+
+def _addresses(host: str, port: int, proxy: Proxy | None) -> list[Any]:
+    at = (host, port) if proxy is None else (proxy.host, proxy.port)
+    try:
+        found = socket.getaddrinfo(*at, type=socket.SOCK_STREAM)
+    except OSError as error:
+        whose = "endpoint" if proxy is None else "proxy"
+        raise TrafficError(
+            f"cannot resolve {at[0]}: {error}", next_step=f"check the {whose}'s URL"
+        ) from error
+    return list({info[4]: info for info in found}.values())
 
 
 def _authorized(proxy: Proxy) -> list[str]:

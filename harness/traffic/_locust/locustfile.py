@@ -95,7 +95,15 @@ class Worker:
         network, stamps = Network(**setup["network"]), bool(setup["arrival_stamps"])
         key, limits = setup["api_key"], profile.traffic.timeouts
         targets = [
-            Target(endpoint, api, key, limits, network, arrival_stamps=stamps)
+            Target(
+                endpoint,
+                api,
+                key,
+                limits,
+                network,
+                headers=setup["headers"] if endpoint.pid is None else {},
+                arrival_stamps=stamps,
+            )
             for endpoint in endpoints
         ]
         self._recorder = Recorder(RunDir(Path(setup["run_dir"])).requests_journal(self._index))

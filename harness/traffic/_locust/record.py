@@ -56,6 +56,8 @@ def to_batch(records: Sequence[Record]) -> pa.RecordBatch:
 def _value(record: Record, name: str) -> Any:  # noqa: ANN401 - one cell
     if name in _OF_ANSWER:
         value = getattr(record.answer, name)
+        if isinstance(value, str):  # a lone surrogate cannot be stored
+            return value.encode("utf-8", "replace").decode()
         return (value or None) if name == "content_kinds" else value
     return getattr(record, _ELSEWHERE.get(name, name))
 

@@ -70,8 +70,8 @@ class Recorder:
                 if not self._closing:
                     self._pause()
             self._in_thread(self._journal.close)
-        except _FAILURES as error:
-            self.error = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever ends the recorder ends the run
+            self.error = str(error) if isinstance(error, _FAILURES) else repr(error)
             _log.error("records cannot be written: %s", error)
 
     def _in_thread(self, job: Callable[..., None], *args: object) -> None:
@@ -82,7 +82,7 @@ class Recorder:
         def guarded() -> Exception | None:
             try:
                 job(*args)
-            except _FAILURES as error:
+            except Exception as error:  # noqa: BLE001 - raised where the recorder runs
                 return error
             return None
 

@@ -108,9 +108,14 @@ Raises BlockingIOError if there are no bytes, OSError if the connection broke.
 """
 
 
-def stamped(sock: Any) -> Receive:  # noqa: ANN401 - a plain socket
-    """Have the kernel timestamp a socket's segments, and read it with these times."""
-    sock.setsockopt(_SOL_SOCKET, SO_TIMESTAMPNS, 1)
+def stamped(sock: Any) -> Receive | None:  # noqa: ANN401 - a plain socket
+    """Have the kernel timestamp a socket's segments, and read it with these times; None if it
+    cannot (gVisor and other kernels without SO_TIMESTAMPNS).
+    """
+    try:
+        sock.setsockopt(_SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    except OSError:
+        return None
     recvmsg_into = sock.recvmsg_into
 
     def receive(offset_ns: int, earliest_ns: int) -> tuple[bytes, int]:

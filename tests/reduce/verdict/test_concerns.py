@@ -164,6 +164,14 @@ def restarted(at: float, samples: dict[str, float]) -> dict[str, float]:
     }
 
 
+def in_turn(builder: Any) -> None:
+    """Two processes behind one address, the second with other counts."""
+    builder.scrapes[:] = [
+        (at, label, {k: v + 90_000 * (n % 2) * k.endswith("_total") for k, v in samples.items()})
+        for n, (at, label, samples) in enumerate(builder.scrapes)
+    ]
+
+
 def warm(builder: Any) -> None:
     """Counters that began high, so that differences stay as they were."""
     builder.scrapes[:] = [
@@ -267,6 +275,8 @@ WRONG = {
 }
 REFUSED = {"replica-0": {"route": "completions", "answers": [], "status": 404, "error": "no route"}}
 
+CHUNKS = ("chunk_dt_us", "chunk_bytes", "chunk_tok")
+
 CASES = {
     # client saturated
     "client_saturated": Case("degraded", lambda b: (b.host.clear(), b.idle_host(0.9))),
@@ -293,6 +303,19 @@ CASES = {
         scrapes(lambda at, s: {k: v * (1.05 if 10 < at < 40 else 1) for k, v in s.items()}),
     ),
     "usage_missing": Case("degraded", lambda b: b.requests[50].update(output_tok=None)),
+    "usage_zero": Case("degraded", every_row(notes="usage_zero")),
+    "usage_unusable": Case("degraded", every_row(notes="content_form usage_unusable")),
+    "usage_disagrees": Case("degraded", every_row(notes="usage_disagrees")),
+    "usage_repeated": Case("note", every_row(notes="usage_repeated")),
+    # form of responses
+    "response_form": Case("note", lambda b: b.requests[50].update(notes="no_end_marker")),
+    "response_compressed": Case("note", lambda b: b.requests[50].update(notes="compressed")),
+    "no_content": Case(
+        "degraded", every_row(**dict.fromkeys(("first_token_ns", *CHUNKS, "last_token_ns")))
+    ),
+    "stream_in_bursts": Case("degraded", every_row(notes="burst")),
+    "no_arrival_times": Case("note", every_row(notes="read_times")),
+    "server_ttft_below_client": Case("note", server_ttft(0.1)),
     "tokenizer_disagrees": Case(
         "degraded",
         root=write_json(
@@ -329,6 +352,7 @@ CASES = {
     ),
     "scrape_gap": Case("degraded", silent),
     "server_restarted": Case("invalid", scrapes(restarted)),
+    "metrics_mixed": Case("degraded", in_turn),
     "server_warm": Case("degraded", warm),
     "server_ttft_above_client": Case("degraded", server_ttft(1000)),
     # power
@@ -343,6 +367,7 @@ CASES = {
     "power_limit": Case("note", root=boards(power_limit_w=500.0)),
     "foreign_processes": Case("degraded", root=boards(foreign_processes=1)),
     # answers
+    "client_limit": Case("invalid", lose(2, "client_limit")),
     "requests_failed": Case("degraded", lose(6, "http_error")),
     "no_answer": Case("invalid", lambda b: (b.requests.clear(), lose(3, "timeout_total")(b))),
     "no_requests": Case("invalid", lambda b: b.requests.clear()),
@@ -423,6 +448,8 @@ NUMBERS: dict[str, tuple[float, float]] = {
     "scrapes_missed": (0.25, 0.05),
     "scrape_gap": (11, 5),
     "server_restarted": (1, 0),
+    "metrics_mixed": (2, 1),
+    "client_limit": (2, 0),
     "server_warm": (5000, 1000),
     "power_gap": (10, 3),
     "energy_disagrees": (0.375, 0.05),

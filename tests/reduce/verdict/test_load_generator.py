@@ -227,9 +227,9 @@ def test_the_report_states_the_error_beside_the_latency(run: Callable[..., Path]
     write_report(root)
     text = RunDir(root).report_md.read_text()
     latency, generator = text.index("## Latency"), text.index("## Load generator")
-    assert "200 µs for first tokens, 3 ms for gaps between tokens" in text[latency:generator]
-    assert "certifies 2 worker" in text[generator:]
-    assert "5,000 events/s within 5 ms" in text[generator:]
+    assert "TTFT 200 µs, inter-token gap 3 ms" in text[latency:generator]
+    assert "2 workers" in text[generator:]
+    assert "5,000 events/s within" in text[generator:]
     assert "Load generator" in RunDir(root).report_html.read_text()
 
 
