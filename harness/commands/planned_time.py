@@ -144,7 +144,7 @@ def _stage(profile: Profile, stage: StagePlan) -> Iterator[PhaseTime]:
         yield PhaseTime("prime", name, f"stage {name}: priming", 0.0, None, note)
     title = f"stage {name}"
     if stage.window_ns is None:
-        yield PhaseTime("stage", name, title, warmup_s, None, "ends with its sessions")
+        yield PhaseTime("stage", name, title, 0.0, None, "ends with its sessions")
         return
     length_s = warmup_s + seconds(stage.window_ns)
     found = profile.traffic.load[stage.index].warmup_s is None

@@ -69,7 +69,7 @@ def _problems(request, tmp_path):
         ("profile", "kind: chat", "kind: chta", "5:14", "traffic.workload.kind", "`kind: chat`"),
         ("site", "value: 1000", "value: many", "3:10", "ours.gpus.value", "a number"),
         ("site", "{value: H100, source: us, date: 2026-01}", "[a]", "2:3", "ours.gpu", "value: …"),
-        ("gates", "ttft_s.p99 < 1.5", "{a: 1}", "2:5", "thresholds.0", "write text"),
+        ("gates", "ttft_s.p99 < 1.5", "{a: 1}", "2:5", "thresholds.0", "write it as"),
         ("gates", "ttft_s.p99 < 1.5", "ttft_s < 1.5", "2:5", "thresholds.0", "write it as in"),
         # a missing key
         ("profile", "  id: builtin:tiny", "  {}", "2:1", "model.id", "add `id`"),

@@ -158,11 +158,11 @@ def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(
     (case,) = json.loads(done.stdout)["cases"]
     estimate = case["estimate"]
     assert estimate["flags"][0].startswith("Demonstration")
-    steps = {step["label"]: step for step in estimate["waterfall"]}
+    steps = {step["label"].lower(): step for step in estimate["waterfall"]}
     assert steps["measured in the run"]["result"] == pytest.approx(
         metrics["output_tok_s_per_gpu"]["value"], rel=1e-9
     )
-    assert steps["measured board power"]["result"] == pytest.approx(
+    assert steps["measured gpu board power"]["result"] == pytest.approx(
         metrics["power_w"]["value"] / 2, rel=1e-9
     )  # 700 W rated here and there
     figures = estimate["figures"]

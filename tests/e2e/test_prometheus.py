@@ -34,7 +34,7 @@ def test_counts_agree_the_page_tells_and_nothing_is_left(harness, profile, until
             reader.start()
         try:
             url = until(
-                lambda: re.search(r"own metrics: (\S+)", "".join(told)),
+                lambda: re.search(r"metrics of this run: (\S+)", "".join(told)),
                 "the address of its own metrics",
             )[1]
             page: set[str] = set()

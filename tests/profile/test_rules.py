@@ -69,8 +69,8 @@ ATTACH = "server={kind: attach, urls: [http://h:1], %s}"
         # attach
         ([ATTACH.replace("h:1", "h:1/v1") % ""], "server.urls.0", "write 'http://h:1'"),
         (["server={kind: attach, urls: ['http://h:1', 'http://h:1/']}"], "server.urls.1", "once"),
-        (["server={kind: attach, urls: ['http://']}"], "server.urls.0", "http://HOST:PORT"),
-        (["server={kind: attach, urls: ['http://[::']}"], "server.urls.0", "http://HOST:PORT"),
+        (["server={kind: attach, urls: ['http://']}"], "server.urls.0", "http://127.0.0.1:8000"),
+        (["server={kind: attach, urls: ['http://[::']}"], "server.urls.0", "http://127.0.0.1:8000"),
         (
             [ATTACH % "metrics_urls: ['http://h:1/metrics', 'http://h:2/metrics']"],
             "server.metrics_urls",

@@ -104,7 +104,7 @@ def test_an_api_that_does_not_answer_and_a_key_that_is_missing(endpoint):
         probe(endpoint)
 
 
-@pytest.mark.parametrize("data", [5, "m", {"id": "m"}, [5, None, {"id": 7}]])
+@pytest.mark.parametrize("data", [5, "m", [5, None, {"id": 7}]])
 def test_a_list_of_models_in_another_form_lists_none(data):
     assert listed_models(httpx.Response(200, json={"data": data})) == {}
 

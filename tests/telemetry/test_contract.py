@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.core.clock import wall_now
 from harness.telemetry.sources.select import SourceContext, make_source
 
 NOTHING = {
@@ -77,7 +78,7 @@ def test_readings_have_one_value_and_belong_to_what_the_probe_named(
     (what,) = source.intervals_s
     if kind == "csv":
         with (tmp_path / "log.csv").open("a") as file:
-            file.write("99999999999,5\n")
+            file.write(f"{wall_now().timestamp() + 5:.0f},5\n")
     readings = [reading for _ in range(50) for reading in source.sample(what)]
     assert readings or kind == "modelled"  # processor time moves on in steps
     for reading in readings:
