@@ -198,8 +198,9 @@ class LiveView(QuietView):
 
     def note(self, text: str) -> None:
         from rich.markup import escape
+        from rich.padding import Padding
 
-        self._console.print(f"          {escape(text)}", soft_wrap=True)
+        self._console.print(Padding(escape(text), (0, 0, 0, 10), expand=False))
 
     def warn(self, text: str) -> None:
         from rich.markup import escape

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from harness.artifacts.atomic import write_bytes
 from harness.core.errors import ArtifactError
@@ -131,9 +131,14 @@ def _spaced(text: str) -> str:
     return "\n".join(out).strip() + "\n"
 
 
+def _with_code(text: str) -> Markup:
+    """HTML of a text whose code spans are in backticks, as messages have them."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
+
+
 @cache
 def _environment() -> jinja2.Environment:
-    """Templates of this package, with filters that escape text for Markdown."""
+    """Templates of this package, with filters for code spans and for Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("harness.report"),
         # Markdown is escaped by the filters below.
@@ -142,6 +147,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["code"] = _with_code
     environment.filters["text"] = _escaped
     environment.filters["cell"] = lambda value: _escaped(value).replace("\n", " ")
     environment.filters["number"] = lambda value: _unbroken(_escaped(value))
