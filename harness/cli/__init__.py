@@ -5,7 +5,7 @@ Modules that `harness --help` does not need are imported inside the commands.
 
 from harness.cli import bench, compare, fleet, learn, measure, read, traces  # noqa: F401 - each adds its commands
 from harness.cli.base import app
-from harness.core.console import make_steady
+from harness.cli.console import make_steady
 
 __all__ = ["app", "main"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from harness import __version__
+from harness.cli.console import output_lost
 from harness.cli.help import Command, Group, examples, lines
-from harness.core.console import output_lost
 from harness.core.errors import EXIT_MEANINGS, ExitCode, HarnessError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import sys
-from harness.core.console import make_steady, output_lost
+from harness.cli.console import make_steady, output_lost
 make_steady()
 for _ in range(20000):
     print("\\u00b7 a line of output")
