@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from harness.commands.steps.idle import IDLE_SETTLE_S, IDLE_WAIT_S
+from harness.commands.steps.live_display import least_s
 from harness.commands.steps.load_generator import is_quick
 from harness.core.clock import seconds
 from harness.core.units import human_duration
@@ -144,7 +145,7 @@ def _stage(profile: Profile, stage: StagePlan) -> Iterator[PhaseTime]:
         yield PhaseTime("prime", name, f"stage {name}: priming", 0.0, None, note)
     title = f"stage {name}"
     if stage.window_ns is None:
-        yield PhaseTime("stage", name, title, 0.0, None, "ends with its sessions")
+        yield PhaseTime("stage", name, title, least_s(stage), None, "ends with its sessions")
         return
     length_s = warmup_s + seconds(stage.window_ns)
     found = profile.traffic.load[stage.index].warmup_s is None
@@ -153,9 +154,9 @@ def _stage(profile: Profile, stage: StagePlan) -> Iterator[PhaseTime]:
         if found
         else f"warm-up {human_duration(warmup_s)}, window {human_duration(length_s - warmup_s)}"
     )
-    ends_early = stage.sessions is not None
-    note += f", or until {stage.sessions} sessions have ended" if ends_early else ""
-    yield PhaseTime("stage", name, title, 0.0 if ends_early else length_s, length_s, note)
+    if stage.sessions is not None:
+        note += f", or until {stage.sessions} sessions have ended"
+    yield PhaseTime("stage", name, title, least_s(stage), length_s, note)
     drain_s, note = profile.traffic.drain_timeout_s, "limit: traffic.drain_timeout_s"
     yield PhaseTime("drain", name, f"stage {name}: drain", 0.0, drain_s, note)
 

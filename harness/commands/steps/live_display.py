@@ -82,8 +82,8 @@ class LiveDisplay:
     def _run_left_s(self, stage: StagePlan, elapsed_s: float) -> float:
         """Minimum: stages that end with their sessions count with their warm-up only."""
         later = (one for one in self._stages.values() if one.index > stage.index)
-        rest_s = max(0.0, _least_s(stage) - elapsed_s)
-        return rest_s + sum(map(_least_s, later))
+        rest_s = max(0.0, least_s(stage) - elapsed_s)
+        return rest_s + sum(map(least_s, later))
 
 
 def phase_of(stage: StagePlan, elapsed_s: float) -> str:
@@ -101,7 +101,7 @@ def _total_s(stage: StagePlan) -> float | None:
     return None if stage.window_ns is None else seconds(stage.warmup_ns + stage.window_ns)
 
 
-def _least_s(stage: StagePlan) -> float:
+def least_s(stage: StagePlan) -> float:
     """Shortest time of a stage: one with a number of sessions may end before its window."""
     if stage.sessions is not None:
         return 0.0
