@@ -63,7 +63,9 @@ class TestInABrowser:
         assert page.js("document.querySelector('h2').innerText").startswith(
             str(summary.verdict.status)
         )
-        shown = page.js("[...document.querySelectorAll('.concerns code.key')].map(c => c.innerText)")
+        shown = page.js(
+            "[...document.querySelectorAll('.concerns code.key')].map(c => c.innerText)"
+        )
         assert shown == [concern.code for concern in summary.verdict.concerns]
         assert len(shown) > 2
 
