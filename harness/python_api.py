@@ -6,7 +6,7 @@ are `harness.HarnessError`.
 
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -214,6 +214,8 @@ def bench(
     gpus: str | None = None,
     usd_per_gpu_h: float | None = None,
     api_key_env: str | None = None,
+    ca_file: FilePath | None = None,
+    headers: Mapping[str, str] | None = None,
     out: FilePath = "results",
     calibrate: bool = True,
     quiet: bool = False,
@@ -237,6 +239,8 @@ def bench(
         gpus: GPUs of this machine that serve: `0,1` or `all`.
         usd_per_gpu_h: price of a GPU-hour in dollars.
         api_key_env: name of the environment variable with the API key.
+        ca_file: PEM file of certificate authorities to trust.
+        headers: additional headers; a value `env:NAME` is taken from that environment variable.
         out: folder for run directories; created if missing.
         calibrate: whether to certify the load generator.
         quiet: whether to print only warnings.
@@ -244,7 +248,7 @@ def bench(
     Raises:
         HarnessError: as `run`; the endpoint does not respond, or an argument is wrong.
     """
-    from harness.commands.bench import BenchOptions, base_url, bench_profile
+    from harness.commands.bench import BenchOptions, base_url, bench_profile, existing
 
     urls = [url] if isinstance(url, str) else url
     options = BenchOptions(
@@ -264,6 +268,8 @@ def bench(
         gpus=gpus,
         usd_per_gpu_h=usd_per_gpu_h,
         api_key_env=api_key_env,
+        ca_file=None if ca_file is None else existing(Path(ca_file), "ca_file"),
+        headers=headers or {},
     )
     profile, text = bench_profile(options, ["harness.bench", *urls])
     with tempfile.TemporaryDirectory(prefix="harness-bench-") as folder:

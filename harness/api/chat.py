@@ -42,7 +42,7 @@ def _call(part: ContentPart) -> str:
 class Reader(openai.ChunkReader):
     api = Api.CHAT
 
-    def said(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
+    def of_choice(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
         delta = choice.get("delta") or choice.get("message") or choice
         # A server that sends reasoning under several names is counted once.
         names = ("reasoning_content", "reasoning", "reasoning_details")

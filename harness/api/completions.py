@@ -34,7 +34,7 @@ def _inside(text: str) -> bytes:
     return json.dumps(text, ensure_ascii=False)[1:-1].encode()
 
 
-def _said(role: Role, part: ContentPart) -> bytes:
+def _written(role: Role, part: ContentPart) -> bytes:
     match part.kind:
         case PartKind.TEXT:
             tag = CUE if role is Role.ASSISTANT else rb"\n\nUser:"
@@ -53,7 +53,7 @@ def _said(role: Role, part: ContentPart) -> bytes:
 class Reader(openai.ChunkReader):
     api = Api.COMPLETIONS
 
-    def said(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
+    def of_choice(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
         delta = choice.get("delta") or choice.get("message") or choice
         content = self.contents(choice.get("text") or delta.get("content"), "text")
         return [self.add(kind, text) for kind, text in content]
@@ -101,7 +101,7 @@ class Completions(WireApi):
         return b"".join(out)
 
     def message(self, role: Role, parts: Sequence[ContentPart]) -> bytes:
-        return b"".join(_said(role, part) for part in parts)
+        return b"".join(_written(role, part) for part in parts)
 
     def body(self, head: bytes, messages: Sequence[bytes], tail: bytes) -> bytes:
         return b"".join((head, *messages, CUE, b'"', tail))

@@ -1,6 +1,7 @@
 """Shared by OpenAI's routes: start of bodies, usage, chunks of chat completions and completions."""
 
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Final
@@ -81,7 +82,7 @@ class ChunkReader(AnswerReader):
             if choice.get("error"):
                 self.fail(choice)
             self.stop(choice.get("finish_reason"))
-            for kind, content in self.said(choice):
+            for kind, content in self.of_choice(choice):
                 if content and found is None:
                     found = kind, content
                 elif content and found is not None:
@@ -90,9 +91,9 @@ class ChunkReader(AnswerReader):
                         self.kinds += [kind] if found[0] in self.kinds else [found[0], kind]
         return found
 
-    def said(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
+    @abstractmethod
+    def of_choice(self, choice: dict[str, Any]) -> list[tuple[str, str]]:
         """Kinds and contents of one choice; also adds them to `parts`."""
-        raise NotImplementedError
 
     def tokens(self) -> Usage:
         return usage_of(self.usage, "prompt_tokens", "completion_tokens")

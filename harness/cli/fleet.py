@@ -207,7 +207,8 @@ def fleet_command(
 
 def _print_sites(*, json_output: bool) -> None:
     from harness.commands.display import print_table
-    from harness.fleet.site.catalog import SITE_COLUMNS, contradictions, list_sites
+    from harness.fleet.site.catalog import contradictions, list_sites
+    from harness.fleet.site.types import SITE_COLUMNS
 
     sites = list_sites()
     if json_output:
@@ -222,7 +223,7 @@ def _print_sites(*, json_output: bool) -> None:
 
 
 def _print_fleet(answer: "FleetAnswer", shown: "FleetView") -> None:
-    """Print the page's lead and confidence, then doubts, then its tables."""
+    """Print the page's lead and uncertainty, then concerns, then its tables."""
     from harness.commands.display import print_table
 
     print(f"{shown.title} ({shown.badge})")
@@ -231,10 +232,10 @@ def _print_fleet(answer: "FleetAnswer", shown: "FleetView") -> None:
     for line in shown.sure:
         print(f"  {line}")
     for flag in (*shown.flags, *shown.notes):
-        print(f"doubt: {flag}")
+        print(f"concern: {flag}")
     first, *rest = [
         table
-        for table in (shown.figures, shown.waterfall, *shown.time[:1], shown.scenarios)
+        for table in (shown.metrics, shown.waterfall, *shown.time[:1], shown.scenarios)
         if table is not None
     ]
     tables = [first] if shown.side_by_side is None else [shown.side_by_side, first]

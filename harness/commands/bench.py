@@ -5,7 +5,6 @@ the run.
 """
 
 import io
-import os
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from harness.api.table import WIRE_APIS
 from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.clock import wall_now
 from harness.core.errors import ProfileError
-from harness.core.network import Network
+from harness.core.network import Network, header_secret
 from harness.core.records import Api
 from harness.core.units import parse_count, parse_duration_s
 from harness.profile.load import load_profile_text
@@ -276,8 +275,8 @@ def api_key(variable: str) -> str:
     Raises:
         ProfileError: not set, empty, or not usable in a header.
     """
-    key = os.environ.get(variable, "").strip()
-    if not key or not (key.isascii() and key.isprintable()):
+    key = header_secret(variable)
+    if key is None:
         raise ProfileError(
             f"--api-key-env: environment variable {variable!r} has no usable API key",
             cause="it is not set, empty, or has characters that headers do not allow",

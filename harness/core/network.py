@@ -178,12 +178,18 @@ def reachable(host: str, port: int, timeout_s: float | None) -> str:
     raise failure
 
 
+def header_secret(variable: str) -> str | None:
+    """Value of an environment variable; None if it is not set or not usable in a header."""
+    found = os.environ.get(variable, "").strip()
+    return found if found and found.isascii() and found.isprintable() else None
+
+
 def _header_value(name: str, value: str) -> str:
     variable = value.removeprefix(FROM_ENVIRONMENT)
     if variable == value:
         return value
-    found = os.environ.get(variable, "").strip()
-    if not found or not (found.isascii() and found.isprintable()):
+    found = header_secret(variable)
+    if found is None:
         raise PreflightError(
             f"traffic.headers.{name}: environment variable {variable!r} has no usable value",
             cause="it is not set, empty, or has characters that headers do not allow",

@@ -99,7 +99,7 @@ def test_the_first_screens_numbers_are_the_estimates(written):
     )
     below, above = 100 * (1 - tokens.p5 / tokens.value), 100 * (tokens.p95 / tokens.value - 1)
     assert f"−{below:.0f}% to +{above:.0f}%" in text_of(shown.sure[0])
-    row = next(row for row in shown.figures.rows if row[0] == "Output tokens per day")
+    row = next(row for row in shown.metrics.rows if row[0] == "Output tokens per day")
     numbers = [float(cell.split()[0]) * 1e9 for cell in row[1:5]]
     assert numbers == pytest.approx([tokens.value, tokens.p5, tokens.p50, tokens.p95], rel=1e-3)
     mean = f.totals["power_mean_mw"].p50

@@ -13,7 +13,6 @@ from harness.checked_yaml.problems import Path, Violation
 from harness.core.errors import ProfileError
 from harness.fleet.site.arithmetic import gpus_within, site_mw, usd_per_gpu_h
 from harness.fleet.site.load_data import load_data
-from harness.fleet.site.types import SITE_COLUMNS as SITE_COLUMNS  # noqa: PLC0414 (for `cli`)
 from harness.fleet.site.types import GpuSpec, Prior, SanityRow, Site
 
 

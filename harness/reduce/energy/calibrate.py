@@ -112,8 +112,8 @@ def calibrate(
     t = (unix_s - anchor_unix_s) / NS + anchor
     rows = (run.power["boundary"] == boundary) & (run.power["device_id"] == device_id)
     only = {key: values[rows] for key, values in run.power.items()}
-    start = max(float(np.min(only["t_ns"])), float(t[0])) + NS
-    end = min(float(np.max(only["t_ns"])), float(t[-1])) - NS
+    start = max(float(np.min(only["t_ns"])), float(t[0]))
+    end = min(float(np.max(only["t_ns"])), float(t[-1]))
     if (end - start) * NS < MIN_SLICES * SLICE_S:
         raise ArtifactError(
             f"meter and sensor overlap for {max(0.0, (end - start) * NS):.0f} s;"

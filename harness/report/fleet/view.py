@@ -69,10 +69,6 @@ class FleetView:
     footer: str
     notes: tuple[str, ...]
 
-    @property
-    def figures(self) -> Table:
-        return self.metrics
-
 
 def fleet_view(answer: FleetAnswer) -> FleetView:
     """The content of the page for one or more cases. The first one fills the page; the others are
