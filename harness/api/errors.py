@@ -47,8 +47,9 @@ def error_of(value: Any) -> str | None:  # noqa: ANN401 - any JSON value
     message = next((inner[key] for key in _TEXTS if inner.get(key) is not None), None)
     if message is None:
         return None
-    kind = next((inner[key] for key in _KINDS if inner.get(key) not in (None, "error")), None)
-    return _clean(f"{kind}: {message}" if isinstance(kind, str) else str(message))
+    kinds = (inner.get(key) for key in _KINDS)
+    kind = next((one for one in kinds if isinstance(one, str) and one not in ("", "error")), None)
+    return _clean(f"{kind}: {message}" if kind else str(message))
 
 
 def is_error(value: Mapping[str, Any]) -> bool:

@@ -96,7 +96,7 @@ class AnswerReader(ABC):
         disagreement: counts that contradict each other.
         notes: deviations that were read all the same.
         cut: the body ends within an event.
-        texts: pieces of content, of `read_body` only.
+        texts: pieces of text, without thinking and tool calls; of `read_body` only.
     """
 
     api: ClassVar[Api]
@@ -225,7 +225,7 @@ class AnswerReader(ABC):
     def _read(self, name: str | None, data: bytes) -> tuple[str, str] | None:
         text = data.strip()
         if name is not None and name.lower() in ("error", "exception"):
-            self.error = self.error or error_text(data) or f"an event {name!r} without a text"
+            self.error = self.error or error_text(data) or f"an event {name!r} without text"
             return None
         if sse.DONE.fullmatch(text):
             self._marked()
@@ -314,7 +314,8 @@ class AnswerReader(ABC):
         if not self.kinds and not counted:
             return (
                 Outcome.EMPTY,
-                f"the response is empty: no content, no output tokens; stop reason: {reason}",
+                f"the response is empty: no content, no output tokens;"
+                f" stop reason: {reason or 'none'}",
             )
         if reason is None and not (counted and self.usage_last):
             why = f"the stream ended with {self.end_marker}, but without a stop reason or usage"
@@ -343,7 +344,7 @@ def read_body(reader: AnswerReader, body: bytes, *, streams: bool) -> None:
 
 def _keep(reader: AnswerReader, found: tuple[str, str] | None) -> None:
     if found is not None:
-        reader.texts.append(found[1])
+        reader.texts += [found[1]] if found[0] == "text" else []
         reader.kinds += [] if found[0] in reader.kinds else [found[0]]
 
 

@@ -101,7 +101,8 @@ class Reader(AnswerReader):
         status = response.get("status")
         why = mapping(response.get("incomplete_details")).get("reason")
         if status in _FAILED or response.get("error"):
-            self.error = self.error or error_of(response) or f"status {status!r}, reason: {why}"
+            stated = f"status {status!r}, " + (f"reason: {why}" if why else "without a reason")
+            self.error = self.error or error_of(response) or stated
         self.stop(why or status or event)
         self.ended = True
         # Of a stream, the response repeats the deltas, unless there were none.

@@ -198,7 +198,7 @@ def _one_line(key: str, where: str) -> str:
         raise PreflightError(
             f"{where} contains more than a key: {has}",
             cause="several keys, a comment, or another file",
-            next_step="keep only the key, in one line of ASCII characters",
+            next_step="keep only the key, on one line, ASCII characters only",
         )
     return key
 

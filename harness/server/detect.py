@@ -14,7 +14,7 @@ from harness.api.errors import error_text
 from harness.api.table import WIRE_APIS, wire
 from harness.core.errors import PreflightError, ProfileError, ServerError
 from harness.core.network import Network
-from harness.core.records import Api, Endpoint, OutputLength
+from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint, OutputLength
 from harness.profile.rules import violations
 from harness.profile.schema import DEFAULT_API, Profile
 from harness.profile.serving import AttachServer
@@ -79,6 +79,7 @@ def detect(
     api_key: str | None,
     network: Network,
     names: Names = KEYS,
+    form: BodyForm = AS_IT_IS,
 ) -> Detected:
     """Detect an endpoint's model, API and support for forced output lengths.
 
@@ -89,6 +90,7 @@ def detect(
         api_key: for every request.
         network: proxy and TLS trust.
         names: of the settings, for errors.
+        form: of request bodies.
 
     Raises:
         ServerError: no response, the key is wrong, or no API accepts a request.
@@ -98,12 +100,12 @@ def detect(
     refused: list[str] = []
     for one in (api,) if api is not None else PROBED_APIS:
         endpoint = Endpoint("replica-0", url, served)
-        body = one_token_body(served, one)
+        body = one_token_body(served, one, form)
         reply = request_once(
             endpoint, one, body, api_key, timeout_s=PROBE_TIMEOUT_S, network=network
         )
         if reply.ok:
-            forced = _takes_ignore_eos(endpoint, one, api_key, network)
+            forced = _takes_ignore_eos(endpoint, one, api_key, network, form)
             return Detected(served, max_context_tok, one, forced)
         refused.append(f"{one.value} (POST {wire(one).path}): {reply.error}")
     raise ServerError(
@@ -132,6 +134,7 @@ def complete(profile: Profile) -> Completed:
         profile.traffic.api,
         read_api_key(server),
         profile.traffic.network,
+        form=profile.traffic.form,
     )
     filled = _with(profile, found)
     for violation in violations(filled):
@@ -196,11 +199,13 @@ def _choices(given: Profile, filled: Profile, url: str) -> Iterator[str]:
         yield f"output lengths {filled.output_length.value}: {url} cannot force them"
 
 
-def _takes_ignore_eos(endpoint: Endpoint, api: Api, api_key: str | None, network: Network) -> bool:
+def _takes_ignore_eos(
+    endpoint: Endpoint, api: Api, api_key: str | None, network: Network, form: BodyForm
+) -> bool:
     """Whether it accepts `ignore_eos`; only some APIs have that field."""
-    if not wire(api).forces_output:
+    if not wire(api).forces_output or "ignore_eos" in form.omit:
         return False
-    body = json.dumps(json.loads(one_token_body(endpoint.model, api)) | {"ignore_eos": True})
+    body = json.dumps(json.loads(one_token_body(endpoint.model, api, form)) | {"ignore_eos": True})
     return request_once(
         endpoint, api, body.encode(), api_key, timeout_s=PROBE_TIMEOUT_S, network=network
     ).ok
@@ -257,7 +262,7 @@ def _unreachable(url: str, error: httpx.HTTPError, names: Names) -> ServerError:
     if "CERTIFICATE_VERIFY_FAILED" in str(error):
         return ServerError(
             what,
-            cause="its certificate is of a private authority, or is not valid for this host",
+            cause="its certificate was issued by a private authority, or is not for this host",
             next_step=f"name the PEM file of the authority with {names.ca_file}",
         )
     return ServerError(

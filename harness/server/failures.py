@@ -82,7 +82,7 @@ _RULES: Final = (
         "no_free_gpu_memory",
         r"Free memory on device.*?\(([\d.]+)\s*/\s*([\d.]+) GiB\) on startup\s+is less than"
         r" desired GPU memory utilization \(([\d.]+)",
-        "only {0} of {1} GiB of GPU memory are free, less than the share {2} that vLLM was set to"
+        "only {0} of {1} GiB of GPU memory is free, less than the share {2} that vLLM was set to"
         " use: another process uses the GPU",
         _FREE_GPU_MEMORY,
     ),

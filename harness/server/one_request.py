@@ -13,7 +13,7 @@ from harness.api.response import Received, good_status, read_response
 from harness.api.table import wire
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import NONE, Network, reachable
-from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint
+from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint, Outcome
 
 _NOT_FOR_COUNTING: Final = frozenset({"stream_options", "min_tokens", "ignore_eos", "tool_choice"})
 _TOO_LONG: Final = (
@@ -154,9 +154,12 @@ def reply_of(api: WireApi, response: httpx.Response, content: bytes, request: by
     location = response.headers.get("location") if response.has_redirect_location else None
     if location is not None:
         location = str(response.url.join(location))
+    error = received.error
+    if received.outcome is Outcome.HTTP_ERROR and not content:
+        error = "an empty body"
     return Reply(
         status,
-        received.error if location is None else f"redirected to {location}",
+        error if location is None else f"redirected to {location}",
         usage.input_tok,
         usage.cache_read_tok,
         usage.output_tok,
@@ -196,12 +199,16 @@ _BODY_KEYS: Final = {
 }
 
 
-def body_key_step(reply: Reply) -> str | None:
+def body_key_step(reply: Reply, api: Api) -> str | None:
     """The profile's key that keeps a refused key out of request bodies."""
-    if reply.status not in (400, 422):
-        return None
     text = reply.error or ""
-    return next((step for key, step in _BODY_KEYS.items() if key in text), None)
+    if reply.status not in (400, 422) or any(
+        words in text.lower() for words in (*_TOO_LONG, "too large")
+    ):
+        return None
+    renamed = "max_completion_tokens" in wire(api).length_keys
+    steps = (step for key, step in _BODY_KEYS.items() if key in text)
+    return next((step for step in steps if renamed or "length_key" not in step), None)
 
 
 def check_request(
@@ -272,14 +279,14 @@ def _refused(
             next_step="check that the server is running, and see its log",
         )
     if good_status(reply.status):
-        return ServerError(f"{route} failed within its response: {text}", next_step=_SEE_LOG)
+        return ServerError(f"{route} failed while responding: {text}", next_step=_SEE_LOG)
     what = f"{route} refused a request of the workload: HTTP {reply.status}: {text}"
     if reply.status >= 500:
         return ServerError(
             what, cause="the server failed, rather than the request", next_step=_SEE_LOG
         )
-    if (step := body_key_step(reply)) is not None:
-        return PreflightError(what, cause="the server does not take this key", next_step=step)
+    if (step := body_key_step(reply, api)) is not None:
+        return PreflightError(what, cause="the server does not accept this key", next_step=step)
     cause, next_step = _why_refused(endpoint, api, body, reply.status, text.lower())
     return PreflightError(what, cause=cause, next_step=next_step)
 

@@ -110,7 +110,7 @@ def wait_ready(
         names, max_context_tok = steps.wait_models()
         model = endpoint.model or names[0]
         # a server that may be loading is not given up on
-        tries = None if steps.notes else _PASSING_TRIES
+        tries = None if steps.late else _PASSING_TRIES
         body = one_token_body(model, api, form, temperature)
         _wait_token(endpoint, body, api, api_key, deadline, watch, network, tries)
         return Served(names, max_context_tok, _version(client), tuple(steps.notes))
@@ -128,6 +128,7 @@ class _Steps:
     watch: Callable[[], None]
     ours: bool
     notes: list[str] = field(default_factory=list)
+    late: bool = False
 
     def wait_health(self) -> None:
         def read(answer: httpx.Response) -> bool | None:
@@ -173,6 +174,7 @@ class _Steps:
             if must or self.deadline.left_s() == 0:
                 raise
             self.notes.append(f"GET {path}: {late.last}")
+            self.late = True
             return None
 
     def _listed(self, answer: httpx.Response) -> tuple[tuple[str, ...], int | None]:
@@ -196,8 +198,8 @@ class _LateError(NotReadyError):
         super().__init__(
             f"was not ready within {deadline.timeout_s:g} s: {stage}; last response: {last}",
             cause=(
-                "it may be loading or compiling (a cold start on a GPU can take half an hour), or"
-                " hang"
+                "it may be loading, compiling (a cold start on a GPU can take half an hour) or"
+                " hanging"
                 if loading
                 else None
             ),
@@ -335,14 +337,15 @@ def _wait_token(
         watch()
         given_up = most_tries is not None and tries >= most_tries
         if reply.status is not None and (reply.status not in _PASSING or given_up):
-            raise _refused(reply, wire(api).path)
+            raise _refused(reply, api)
         _pause(deadline)
 
 
-def _refused(reply: Reply, path: str) -> NotReadyError:
-    what = f"refused a request of one token: POST {path}: HTTP {reply.status}: {reply.error}"
+def _refused(reply: Reply, api: Api) -> NotReadyError:
+    path = wire(api).path
+    what = f"refused a one-token request: POST {path}: HTTP {reply.status}: {reply.error}"
     if reply.location is not None:
-        return _moved(f"refused a request of one token: POST {path}", reply.location, path)
+        return _moved(f"refused a one-token request: POST {path}", reply.location, path)
     if reply.status in (401, 403):
         return NotReadyError(
             what,
@@ -355,10 +358,10 @@ def _refused(reply: Reply, path: str) -> NotReadyError:
             cause="the server has no such route, or no such model",
             next_step="set traffic.api to an API of the server, or model.served_name",
         )
-    step = body_key_step(reply)
+    step = body_key_step(reply, api)
     return NotReadyError(
         what,
-        cause="the server does not take this key" if step else None,
+        cause="the server does not accept this key" if step else None,
         next_step=step or "see its log for the reason",
     )
 

@@ -13,6 +13,7 @@ import pytest
 from harness.core.errors import PreflightError
 from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint
 from harness.server import base
+from harness.server.one_request import Reply, body_key_step
 from harness.server.ready import Deadline, NotReadyError, Served, listed_models, wait_ready
 
 ANSWER = {
@@ -171,3 +172,20 @@ def test_a_key_is_one_line_and_never_quoted(key: str, tmp_path, monkeypatch) -> 
         with pytest.raises(PreflightError) as raised:
             base.read_api_key(named)  # type: ignore[arg-type]
         assert "sk-" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("api", "text", "named"),
+    [
+        (Api.CHAT, "Unsupported parameter: max_tokens", "length_key"),
+        (Api.MESSAGES, "Unsupported parameter: max_tokens", None),
+        (Api.CHAT, "'max_tokens' is too large: 4096. This model's maximum context length is", None),
+        (Api.COMPLETIONS, "max_tokens exceeds the context length", None),
+        (Api.RESPONSES, "temperature is not supported", "traffic.omit"),
+    ],
+)
+def test_the_key_to_change_is_named_only_if_it_helps(
+    api: Api, text: str, named: str | None
+) -> None:
+    step = body_key_step(Reply(400, text), api)
+    assert (step is None) if named is None else (named in str(step))

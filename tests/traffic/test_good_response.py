@@ -611,3 +611,27 @@ def test_whatever_a_server_sends_can_be_stored() -> None:
     batch = to_batch(records)
     assert batch.schema == REQUESTS
     assert batch["output_tok"].to_pylist() == [None, 8, None, None]
+
+
+@pytest.mark.parametrize("role_has_usage", [True, False])
+def test_a_stream_cut_after_counted_content_is_truncated_on_both_paths(
+    role_has_usage: bool,
+) -> None:
+    for shapes in known.values():
+        shapes.clear()
+
+    def chunk(delta: dict[str, str], tok: int) -> bytes:
+        usage = {"usage": {"prompt_tokens": 20, "completion_tokens": tok}}
+        return sse({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} | usage)
+
+    role = [chunk({"role": "assistant", "content": ""}, 0)] if role_has_usage else []
+    content = [chunk({"content": f"word{i} "}, i + 1) for i in range(6)]
+    answer = both(Api.CHAT, [*role, *content, *role, b"data: [DONE]\n\n"][: len(role) + 7])
+    assert answer.outcome is Outcome.TRUNCATED
+
+
+def test_the_kind_of_an_error_is_its_text_even_next_to_a_numeric_code(api: Api) -> None:
+    error = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": WORDS}}
+    answer = both(api, insert(events(api), sse(error)))
+    assert answer.outcome is Outcome.API_ERROR
+    assert answer.error == f"RESOURCE_EXHAUSTED: {WORDS}"

@@ -285,6 +285,7 @@ class _Stream:
             # No final usage (the stream was cut short, or its server sends none): the last event's
             # count stands.
             reader.count_again(last_counted)
+            reader.usage_last = False  # that event has content
 
     def fill(self, answer: Answer) -> None:
         """Set what the stream contains; without one, nothing."""

@@ -446,8 +446,7 @@ class Target:
         for limit_s in (min(HEAD_START_S, share_s), share_s) if len(known) > 1 else (None,):
             for info in known:
                 try:
-                    with gevent.Timeout(limit_s, TimeoutError("no connection in time")):
-                        found = self._open(info)
+                    found = self._open(info, limit_s)
                 except OSError as error:
                     failure = error
                     if error.errno in _OWN_LIMITS:
@@ -465,10 +464,12 @@ class Target:
         oldest_ns = monotonic_ns() - round(_AVOIDED_S * _NS)
         return sorted(turned, key=lambda one: self._failed_ns.get(one[4][0], 0) > oldest_ns)
 
-    def _open(self, info: Any) -> Any:  # noqa: ANN401 - gevent's sockets
+    def _open(self, info: Any, limit_s: float | None) -> Any:  # noqa: ANN401 - gevent's sockets
+        """A connection to one address; `limit_s` is for TCP alone, as in RFC 8305."""
         sock = socket.socket(info[0], info[1], info[2])
         try:
-            sock.connect(info[4])
+            with gevent.Timeout(limit_s, TimeoutError("no connection in time")):
+                sock.connect(info[4])
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is None:
                 return sock
