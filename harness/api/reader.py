@@ -314,8 +314,8 @@ class AnswerReader(ABC):
         if not self.kinds and not counted:
             return (
                 Outcome.EMPTY,
-                f"the response is empty: no content, no output tokens;"
-                f" stop reason: {reason or 'none'}",
+                "the response is empty: no content, no output tokens; stop reason: "
+                + (reason or "none"),
             )
         if reason is None and not (counted and self.usage_last):
             why = f"the stream ended with {self.end_marker}, but without a stop reason or usage"
