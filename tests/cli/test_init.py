@@ -85,11 +85,19 @@ def test_a_file_that_cannot_be_written(where):
     assert "Traceback" not in done.output
 
 
-@pytest.mark.parametrize("name", ["gpu-chatt", "../README", "/etc/passwd", "", "cpu-smoke.yaml"])
-def test_an_unknown_template(name):
+@pytest.mark.parametrize(
+    ("name", "suggested"),
+    [
+        ("gpu-chatt", ["gpu-chat"]),
+        ("cpu-smoke.yaml", ["cpu-smoke"]),
+        *((name, NAMES) for name in ("../README", "/etc/passwd", "")),
+    ],
+)
+def test_an_unknown_template(name, suggested):
     done = invoke("init", "--template", name)
     assert done.exit_code == 2
-    assert "gpu-chat" in done.stderr or "cpu-smoke" in done.stderr
+    step = done.stderr.partition("next step: ")[2]
+    assert set(suggested) <= set(re.findall(r"[\w-]+", step))
     assert not Path("profile.yaml").exists()
 
 

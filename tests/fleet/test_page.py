@@ -303,7 +303,7 @@ def test_a_test_double_is_only_ever_a_demonstration(make_run, site, monkeypatch)
     answer = ask([run], [site], years=0, options=Options(demonstrate=True), **ratio)
     html = fleet_html(fleet_view(answer), {})
     assert "demonstration, not measured" in html
-    assert "TEST-DOUBLE" in html
+    assert "H100 (estimated from the run" in html
     assert "test double" in answer.cases[0].estimate.flags[0]
     other = make_run(
         status=Status.INVALID, concerns=(double, Concern("late_sends", Severity.INVALID, "late"))

@@ -210,7 +210,7 @@ def test_percentiles_say_over_how_many_or_why_they_are_absent() -> None:
         "",
         numbers.DASH,
     )
-    assert rows["tpot_s.p50"].note
+    assert (rows["tpot_s.p50"].basis, rows["tpot_s.p50"].value) == ("absent", numbers.DASH)
 
 
 def test_the_headline_begins_with_tokens_per_gpu_and_has_every_figure_once() -> None:

@@ -120,7 +120,7 @@ def test_collinear_stages_are_refused(ratio, context):
         check_design=False,
     )
     assert not found.stands
-    assert found.condition_number is None or found.condition_number > CONDITION_LIMIT
+    assert "collinear" in found.reason
     assert all(c.value is None for c in found.summarized().coefficients.values())
 
 
