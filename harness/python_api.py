@@ -260,7 +260,7 @@ def bench(
         isl=None if isl is None else str(isl),
         osl=None if osl is None else str(osl),
         workload=workload,
-        trace=None if trace is None else str(trace),
+        trace=None if trace is None else existing(Path(trace), "trace", folder=True),
         duration_s=duration_s,
         warmup_s=warmup_s,
         slos=slo,

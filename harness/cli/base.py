@@ -157,10 +157,6 @@ def command(function: Callable[..., ExitCode | None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise typer.Exit(int(ExitCode.INTERRUPTED)) from None
-        except BrokenPipeError:
-            # The reader of stdout has closed it (`| head`): no message, as in other commands.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
         if code is None and output_lost():
             # The output was all that this command was for; a run ends by its verdict.
             raise typer.Exit(1)
@@ -231,7 +227,7 @@ def print_result(run: Path, summary: "Summary") -> None:
         print(f"  {concern}")
     doubts = [one.code for one in summary.verdict.concerns if one.severity is not Severity.NOTE]
     if doubts:
-        print(f"explained by: harness explain {' '.join(dict.fromkeys(doubts))}")
+        print(f"for an explanation: harness explain {' '.join(dict.fromkeys(doubts))}")
     print()
     if shown.stages is not None:
         table = shown.stages

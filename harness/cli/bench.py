@@ -154,7 +154,9 @@ def bench_command(
         Path | None,
         typer.Option("--save-profile", metavar="FILE", help="File to save the profile in."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Profile on stdout; no run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Profile on stdout, without a run.")
+    ] = False,
     no_calibrate: NoCalibrate = False,
     json_output: Json = False,
     quiet: Quiet = False,
@@ -176,7 +178,7 @@ def bench_command(
         isl=isl,
         osl=osl,
         workload=workload,
-        trace=None if trace is None else bench.existing(trace, "--trace"),
+        trace=None if trace is None else bench.existing(trace, "--trace", folder=True),
         duration_s=bench.duration_s(duration, "--duration"),
         warmup_s=None if warmup is None else bench.duration_s(warmup, "--warmup"),
         slos=slo,

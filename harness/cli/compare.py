@@ -44,7 +44,7 @@ GateFile = Annotated[
     ),
 ]
 Strict = Annotated[
-    bool, typer.Option("--strict", help="Failure also of gates with too few repeats.")
+    bool, typer.Option("--strict", help="Failure also for gates with too few repeats.")
 ]
 Junit = Annotated[
     Path | None, typer.Option("--junit", metavar="FILE", help="JUnit XML file of the gates.")
@@ -306,10 +306,10 @@ def baseline_save(
         "results/reference"
     ),
     replace: Annotated[
-        bool, typer.Option("--replace", help="Replacement of a baseline with this name.")
+        bool, typer.Option("--replace", help="Overwriting of a baseline of this name.")
     ] = False,
     allow_invalid: Annotated[
-        bool, typer.Option("--allow-invalid", help="Invalid runs too.")
+        bool, typer.Option("--allow-invalid", help="Invalid runs included.")
     ] = False,
     json_output: Json = False,
 ) -> None:

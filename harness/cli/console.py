@@ -78,4 +78,7 @@ def make_steady() -> None:
 
 def output_lost() -> bool:
     """Whether stdout failed and later text was dropped."""
-    return isinstance(sys.stdout, SteadyStream) and sys.stdout.lost is not None
+    if not isinstance(sys.stdout, SteadyStream):
+        return False
+    sys.stdout.flush()  # a short output is still in the buffer
+    return sys.stdout.lost is not None

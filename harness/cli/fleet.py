@@ -115,7 +115,7 @@ def fleet_command(
     ] = None,
     demonstrate: Annotated[
         bool,
-        typer.Option("--demonstrate", help="Runs on simulated hardware too, marked on every page."),
+        typer.Option("--demonstrate", help="Simulated hardware allowed, and marked on every page."),
     ] = False,
     draws: Annotated[int, typer.Option("--draws", min=1, help="Monte Carlo draws.")] = 10_000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,

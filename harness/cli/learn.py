@@ -72,7 +72,7 @@ def init_command(
         ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Replacement of an existing file.")
+        bool, typer.Option("--force", help="Overwriting of an existing file.")
     ] = False,
 ) -> None:
     """Write a commented profile to edit."""

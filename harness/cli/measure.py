@@ -155,7 +155,7 @@ def check_command(
     ] = False,
     start: Annotated[
         bool,
-        typer.Option("--start", help="One real request, after starting the server."),
+        typer.Option("--start", help="Server start and one real request."),
     ] = False,
     json_output: Json = False,
 ) -> ExitCode | None:

@@ -237,14 +237,15 @@ def headers(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def existing(path: Path, option: str) -> str:
-    """The absolute path of a file.
+def existing(path: Path, option: str, *, folder: bool = False) -> str:
+    """The absolute path of a file, or also of a folder.
 
     Raises:
-        ProfileError: it is not a file.
+        ProfileError: it does not exist, or is of another kind.
     """
-    if not path.is_file():
-        raise ProfileError(f"{option} {str(path)!r} is not a file", next_step="check the path")
+    if not (path.is_file() or (folder and path.is_dir())):
+        kind = "a file or folder" if folder else "a file"
+        raise ProfileError(f"{option} {str(path)!r} is not {kind}", next_step="check the path")
     return str(path.absolute())
 
 

@@ -82,7 +82,7 @@ def describe_plan(profile: Profile, *, calibrate: bool = True) -> DescribedPlan:
             stage.name,
             stage.load,
             (
-                "found"
+                "detected"
                 if profile.traffic.load[stage.index].warmup_s is None
                 else human_duration(stage.warmup_ns / 1e9)
             ),

@@ -110,7 +110,10 @@ class Conversation:
         """The plan's parts, with the server's ids of its calls."""
         parts = (planned_part(part, self._texts) for part in message.parts)
         ids = self._tool_ids
-        return [replace(part, tool_id=ids.get(part.tool_id, part.tool_id)) for part in parts]
+        return [
+            replace(part, tool_id=ids[part.tool_id]) if part.tool_id in ids else part
+            for part in parts
+        ]
 
 
 def _salted(text: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Load a profile. All errors are reported at once, with places and fixes."""
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path as FilePath
@@ -27,10 +28,11 @@ def profile_path(name: FilePath) -> FilePath:
     """The file of a path, or of the name of a shipped profile. A file of that name in the working
     directory comes first.
     """
-    if name.exists() or name.suffix or len(name.parts) != 1:
+    # unlike Path's methods, these return False for what cannot be looked up
+    if name.suffix or len(name.parts) != 1 or os.path.exists(name):  # noqa: PTH110
         return name
     shipped = shipped_profiles() / f"{name}.yaml"
-    return shipped if shipped.is_file() else name
+    return shipped if os.path.isfile(shipped) else name  # noqa: PTH113
 
 
 def load_profile(path: FilePath, overrides: Sequence[str] = ()) -> Profile:

@@ -230,11 +230,10 @@ def _started_gpus(server: VllmServer | TorchServer) -> Found:
         replicas = 1 if server.replicas == "auto" else server.replicas
         needed = replicas * per_replica
         if needed > listed:
-            yield (
-                ("server", "replicas" if replicas > 1 else "tensor_parallel_size"),
-                f"{replicas} replica(s) of {per_replica} need {needed} GPUs; gpus lists {listed}",
-                "list more GPUs, or reduce it",
-            )
+            key = "replicas" if replicas > 1 else "tensor_parallel_size"
+            what = f"{replicas} replica(s) with {per_replica} GPU(s) each need {needed} GPUs"
+            fix = f"list more GPUs in `gpus` (it lists {listed}), or lower this value"
+            yield ("server", key), what, fix
     if server.port and server.replicas != "auto" and server.port + server.replicas - 1 > 65535:
         what = f"{server.replicas} replicas from port {server.port} on pass 65535"
         yield ("server", "port"), what, "choose a lower port"
@@ -295,7 +294,8 @@ def _headers(profile: Profile) -> Found:
     for name, value in traffic.headers.items():
         at, lower = (*path, name), name.lower()
         if not _HEADER_NAME.fullmatch(name) or not value.isascii() or not value.isprintable():
-            yield at, "is not a valid header", "use ASCII letters, digits and `-` in the name"
+            fix = "use ASCII letters, digits and `-` in the name, and printable ASCII in the value"
+            yield at, "is not a valid header", fix
         elif lower in _OWN_HEADERS or (keyed and lower in {"authorization", "x-api-key"}):
             yield at, f"{name!r} is set by the harness itself", "drop it"
         elif not _VARIABLE.fullmatch(value) and _SECRET_HEADER.search(name):

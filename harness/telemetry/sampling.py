@@ -264,9 +264,9 @@ class PowerSampler:
         deadline_ns = now_ns() + int(_JOIN_S * NS_PER_S)
         for thread in self._threads:
             thread.join(timeout=max(0.0, (deadline_ns - now_ns()) / NS_PER_S))
-        for source in self._silent:
+        for source in tuple(self._silent):  # a loop that hangs may still change it
             if not source.trouble.messages():
-                text = f"{source.name}: no reading came during the run"
+                text = f"{source.name}: no readings during the run"
                 self.on_problem("power_reading_failed", text)
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,13 @@ def test_characters_are_replaced() -> None:
     done = run("", PYTHONIOENCODING="ascii")
     assert done.returncode == 7
     assert done.stdout.splitlines()[0] == "? a line of output"
+
+
+def test_a_short_output_that_is_lost_is_not_a_success() -> None:
+    """It stays in Python's buffer until the end, unless PYTHONUNBUFFERED is set."""
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    for more in ([], ["--json"]):
+        command = [sys.executable, "-m", "harness", "explain", "late_sends", *more]
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(command, stdout=full, env=env, check=False)
+        assert done.returncode == 1

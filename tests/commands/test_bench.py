@@ -211,3 +211,9 @@ def test_headers_and_the_authority_reach_the_profile_and_the_probe():
 def test_a_file_that_is_none_names_its_option(tmp_path):
     with pytest.raises(ProfileError, match=r"^--ca-file"):
         bench.existing(tmp_path, "--ca-file")
+
+
+def test_a_trace_may_be_a_folder(tmp_path):
+    assert bench.existing(tmp_path, "--trace", folder=True) == str(tmp_path)
+    with pytest.raises(ProfileError, match=r"^--trace"):
+        bench.existing(tmp_path / "none", "--trace", folder=True)

@@ -12,7 +12,7 @@ from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.errors import ProfileError
 from harness.core.records import Api, OutputLength, Purpose
 from harness.profile.distributions import Constant
-from harness.profile.load import load_profile, load_profile_text
+from harness.profile.load import load_profile, load_profile_text, profile_path
 from harness.profile.schema import Profile
 
 
@@ -675,3 +675,10 @@ def test_any_value_at_any_key_loads_or_is_told(valid, overrides):
 @given(text=st.text(max_size=60))
 def test_any_text_as_an_override_loads_or_is_told(text):
     assert_loads_or_is_told("purpose: smoke\n", [text])
+
+
+def test_a_name_that_cannot_be_looked_up_is_an_error_of_the_profile() -> None:
+    name = Path("a" * 300)
+    assert profile_path(name) == name
+    with pytest.raises(ProfileError):
+        load_profile(profile_path(name))

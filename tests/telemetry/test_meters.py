@@ -323,6 +323,8 @@ def test_times_of_meters(cell: str, expected_s: float | None) -> None:
         ("412.33 W", 412.33),
         ("0,41 kW", 410.0),
         ("1,234.5 W", 1234.5),
+        ("1.234,5 W", 1234.5),
+        ("1,234,567 mW", 1234.567),
         ("350000 mW", 350.0),
         (300, 300.0),
         ("[N/A]", None),
@@ -370,6 +372,22 @@ def test_the_unit_of_a_columns_name_counts(tmp_path: Path, column: str) -> None:
     assert source.probe().unread == "no reading yet"
     append(log, f"{unix_s(now_ns() + 10**9)};0,5\n")
     assert [r.power_w for r in source.sample("power")] == [500.0]
+
+
+@pytest.mark.parametrize(
+    "column", ["power (kWh)", "energy (Wh)", "energy_kwh", "power [VA]", "power_mw"]
+)
+def test_a_column_that_is_not_power_is_refused(tmp_path: Path, column: str) -> None:
+    source, _ = log_of(tmp_path, f"time;{column}\n", power_column=column)
+    assert column in source.probe().why_not
+
+
+@pytest.mark.parametrize(("column", "watts"), [("power_MW", 5e5), ("power_kW_avg", 500.0)])
+def test_the_unit_within_a_columns_name_counts(tmp_path: Path, column: str, watts: float) -> None:
+    source, log = log_of(tmp_path, f"time;{column}\n", power_column=column)
+    source.probe()
+    append(log, f"{unix_s(now_ns() + 10**9)};0,5\n")
+    assert [r.power_w for r in source.sample("power")] == [watts]
 
 
 @pytest.mark.parametrize("broken", ["{t},300\r301", '{t},300,"open', "{t}", "{t},watt", "\x00"])

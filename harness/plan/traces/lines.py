@@ -333,7 +333,8 @@ class MooncakeFormat(LineFormat):
         value = json_object(where, text, self.keys)
         if ("chat_id" in value) != self._chats:
             cause = "its times are in seconds with chat_id, in milliseconds without"
-            raise bad(where, "has chat_id unlike the first line, or lacks it", cause=cause)
+            has, first = ("no", "has one") if self._chats else ("a", "has none")
+            raise bad(where, f"has {has} chat_id, but the first line {first}", cause=cause)
         input_tok = json_tok(where, "input_length", value["input_length"], 1)
         block_tok = json_tok(where, "block_size", value.get("block_size", self._block_tok), 1)
         delay, label = value.get("delay"), value.get("type")

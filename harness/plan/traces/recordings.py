@@ -95,8 +95,8 @@ class ClaudeCodeTrace(RecordingTrace):
             clocks += recording.clocks
             yield recording.requests
         if clocks:
-            found = "; ".join(f"of {count} {origin}" for origin, count in sorted(clocks.items()))
-            self.notes = (f"times of subagents: {found}",)
+            found = "; ".join(f"{origin}: {count}" for origin, count in sorted(clocks.items()))
+            self.notes = (f"origin of subagents' times: {found}",)
 
     def _values(self) -> Iterator[tuple[str, int, str, Any]]:
         files = sorted(self.path.glob("*.json")) if self.path.is_dir() else [self.path]
@@ -196,9 +196,9 @@ class _Recording:
         times = [entry.get("t") for entry in nested if isinstance(entry, dict)]
         least = min((t for t in times if isinstance(t, int | float)), default=0.0)
         if least < marker_s:
-            self.clocks["from its marker"] += 1
+            self.clocks["their marker"] += 1
             return start_s + marker_s
-        self.clocks["from the session's start"] += 1
+        self.clocks["the session's start"] += 1
         return start_s if least < start_s + marker_s else 0.0
 
 

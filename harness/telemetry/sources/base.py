@@ -116,9 +116,19 @@ def _finite(value: float, factor: float) -> float | None:
 
 
 def _decimal(digits: str) -> float:
-    """A number with a decimal point or comma; commas before a point separate thousands."""
+    """A number with a decimal point or comma; the other separates thousands.
+
+    Raises:
+        ValueError: not a number, or the comma is ambiguous.
+    """
     if "." in digits:
-        return float(digits.replace(",", "") if digits.rfind(",") < digits.find(".") else digits)
+        if digits.rfind(",") < digits.find("."):
+            return float(digits.replace(",", ""))
+        if digits.count(",") == 1:  # 1.234,5
+            return float(digits.replace(".", "").replace(",", "."))
+        raise ValueError(f"{digits!r} is not a number")
+    if digits.count(",") > 1:
+        return float(digits.replace(",", ""))
     if digits.count(",") == 1 and len(digits.partition(",")[2]) == len("000"):
         raise ValueError(f"{digits!r}: the comma may separate thousands or decimals")
     return float(digits.replace(",", "."))

@@ -21,7 +21,8 @@ from harness.telemetry.sources.base import (
 )
 
 _SEPARATORS: Final = ",;\t"
-_UNIT: Final = re.compile(r"[\[(]\s*([A-Za-z]+)\s*[\])]|[ _](kW|kw|KW)\b")
+_UNIT: Final = re.compile(r"[\[(]\s*([A-Za-z]+)\s*[\])]|[ _]([kKmM]?[wW]h?)(?=$|[ _])")
+_NOT_POWER: Final = frozenset(("wh", "kwh", "mwh", "j", "kj", "mj", "a", "va", "kva"))
 _SLASHED: Final = re.compile(r"(\d{4})[/.](\d{1,2})[/.](\d{1,2})(?=[ T])")
 _DAY_FIRST: Final = re.compile(r"(\d{1,2})\.(\d{1,2})\.(\d{4})(?=[ T])")
 _NUMBER: Final = re.compile(r"\d+([.,]\d+)?([eE]\+?\d+)?")
@@ -99,7 +100,12 @@ class CsvPowerSource(PolledSource):
             what = f"no column {', '.join(missing)}" if missing else "no complete line"
             return f"has {what}; its header: {', '.join(self._heading) or 'none'}"
         found = _UNIT.search(self.power_column)
-        self._unit_w = (found and watts_per(found[1] or found[2])) or 1.0
+        unit = (found[1] or found[2]) if found else ""
+        if unit.lower() in _NOT_POWER:
+            return f"has power column {self.power_column!r} in {unit}, which is not a unit of power"
+        if unit == "mw":
+            return f"has power column {self.power_column!r}: mW or MW? rename the column"
+        self._unit_w = watts_per(unit) or 1.0
         return None
 
     def sample(self, _what: What, /) -> tuple[PowerReading, ...]:
@@ -201,7 +207,7 @@ def _unix_ns(text: str) -> int:
                 return round(value * (NS_PER_S // per_s))
         raise ValueError(text)
     date = _DAY_FIRST.sub(r"\3-\2-\1", _SLASHED.sub(r"\1-\2-\3", text))
-    date = re.sub(r"\b(\d)(?=[- T])", r"0\1", date)
+    date = re.sub(r"(?<=-)(\d)(?=[- T])", r"0\1", date)
     date = re.sub(r"\s*(UTC|GMT)$", "+00:00", date)
     moment = datetime.fromisoformat(date)
     if moment.tzinfo is None:
