@@ -50,7 +50,6 @@ from harness.compare.stages import (
     compare_stages,
     headline_difference,
     headline_treatment,
-    stage_names,
 )
 from harness.core.errors import ArtifactError, ProfileError
 from harness.core.records import Status
@@ -349,7 +348,7 @@ def _notes(
             " side and at 5% for all others. Energy on different GPUs must also differ by more than"
             f" their sensor error ({sensor_error:.0%} per GPU)."
         )
-        if len(stage_names(runs)) > 1:
+        if any(len(run.summary.stages) > 1 for run in runs):
             yield (
                 "Stages other than the headline stage: significant after correction for all of"
                 " them, at 5% per side."

@@ -49,11 +49,6 @@ class StageComparison:
         return "; ".join(found)
 
 
-def stage_of(run: RunResult, name: str) -> StageSummary | None:
-    """The stage of a name, if the run has it."""
-    return next((one for one in run.summary.stages if one.name == name), None)
-
-
 def stage_names(runs: Sequence[RunResult]) -> tuple[str, ...]:
     """Names of all stages of the runs, in their order."""
     return tuple(dict.fromkeys(stage.name for run in runs for stage in run.summary.stages))
@@ -65,7 +60,7 @@ def at_stage(run: RunResult, name: str) -> RunResult:
     """
     if name == run.headline_stage:
         return run
-    stage = stage_of(run, name)
+    stage = run.summary.stage(name)
     summary = replace(
         run.summary,
         headline=Headline(stage=name, rule=name),
@@ -82,9 +77,13 @@ def _verdict(run: RunResult, stage: StageSummary) -> Verdict:
     whole, smoke = run.summary.verdict, run.purpose == Purpose.SMOKE
     if verdict_of(whole.concerns, smoke=smoke).status is not whole.status:
         return whole  # not from its concerns, for example in a damaged summary
-    top = stage_of(run, run.headline_stage or "")
+    top = run.summary.stage(run.headline_stage)
     of_headline = {(one.code, one.message) for one in (top.concerns if top is not None else ())}
-    of_run = [one for one in whole.concerns if (one.code, one.message) not in of_headline]
+    of_run = [
+        one
+        for one in whole.concerns
+        if (one.code, one.message) not in of_headline and one.code != "window_cut"
+    ]  # a stage that was cut has its own window_cut
     return verdict_of([*of_run, *stage.concerns], smoke=smoke)
 
 
@@ -119,7 +118,7 @@ def _headlines(sides: Mapping[str, Sequence[RunResult]]) -> dict[str, str]:
 def compare_stages(
     sides: Mapping[str, Sequence[RunResult]], headline: Sequence[Row], sensor_error: float
 ) -> tuple[StageComparison, ...]:
-    """All stages, paired by name; empty if every run has the same single stage.
+    """All stages, paired by name; empty if every run has a single stage.
 
     Stages other than the headline stage are corrected for multiple comparisons together. The
     headline stage has the rows of the headline.
@@ -131,7 +130,7 @@ def compare_stages(
     """
     runs = [run for members in sides.values() for run in members]
     names = stage_names(runs)
-    if len(names) < 2:
+    if all(len(run.summary.stages) < 2 for run in runs):
         return ()
     throughput = "output_tok_s_per_gpu"
     if all(run.figure(throughput).value is None for run in runs):
@@ -153,7 +152,7 @@ def compare_stages(
 def _stage(
     name: str, sides: Mapping[str, Sequence[RunResult]], metrics: tuple[Row, ...]
 ) -> StageComparison:
-    stages = {label: [stage_of(run, name) for run in runs] for label, runs in sides.items()}
+    stages = {label: [run.summary.stage(name) for run in runs] for label, runs in sides.items()}
     codes = {
         label: tuple(
             dict.fromkeys(

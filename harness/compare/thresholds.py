@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.artifacts.run_result import figure_of, statistic_of
-from harness.artifacts.run_summary import Figure, StageSummary, Summary
+from harness.artifacts.run_summary import Figure, Summary
 from harness.core.errors import ProfileError
 from harness.core.records import Basis, Severity
 from harness.core.units import human_number
@@ -88,7 +88,7 @@ def value_of(threshold: Threshold, summary: Summary) -> Figure:
     """The value that a threshold names. By the grammar, distributions and only they have a
     statistic.
     """
-    source = summary if threshold.stage is None else _stage(threshold, summary)
+    source = summary if threshold.stage is None else summary.stage(threshold.stage)
     if source is None:
         missing = "any stage" if threshold.stage == EVERY_STAGE else f"a stage {threshold.stage}"
         return Figure(None, "", basis=Basis.ABSENT, note=f"the run does not have {missing}")
@@ -100,12 +100,8 @@ def value_of(threshold: Threshold, summary: Summary) -> Figure:
     return figure_of(source, f"{threshold.metric}@{threshold.boundary}")
 
 
-def _stage(threshold: Threshold, summary: Summary) -> StageSummary | None:
-    return next((one for one in summary.stages if one.name == threshold.stage), None)
-
-
 def _invalid(threshold: Threshold, summary: Summary) -> list[str]:
     """Codes of concerns for which the stage of a threshold supports no claim."""
-    stage = _stage(threshold, summary)
+    stage = summary.stage(threshold.stage)
     concerns = stage.concerns if stage is not None else ()
     return [one.code for one in concerns if one.severity is Severity.INVALID]

@@ -145,7 +145,7 @@ def reduce_fully(path: Path) -> Reduction:
         metrics=top.metrics,
         latency=top.latency,
         reconciliation=evidence.reconciliation,
-        stages=_stages(run, windows, figures),
+        stages=_stages(run, windows, figures, slos),
         labels=Labels(
             output_length=plan.output_length,
             assistant=plan.assistant,
@@ -185,10 +185,9 @@ def _counts(
 
 
 def _stages(
-    run: Run, windows: Sequence[StageWindow], figures: Mapping[str, StageFigures]
+    run: Run, windows: Sequence[StageWindow], figures: Mapping[str, StageFigures], slos: Slos
 ) -> tuple[StageSummary, ...]:
     planned = run.manifest.plan.planned_requests if len(windows) == 1 else None
-    slos = Slos(**asdict(run.profile.slos))
     return tuple(
         StageSummary(
             window.name,
@@ -247,6 +246,8 @@ def _reconcile(run: Run, counters: ServerCounters | None) -> dict[str, Agreement
             relative = (client - server) / server if server > 0 else 0.0 if client == 0 else None
         if counters is None:
             note = "The server's metrics were not scraped."
+        elif server is None and counters.mixed:
+            note = "The server's metrics come from several processes in turn and are not used."
         elif server is None:
             note = "The server does not expose this counter."
         elif client is None:

@@ -213,3 +213,10 @@ def test_thresholds_of_a_run_on_its_stages(sweep: Sweep) -> None:
 def test_every_stage_of_a_run_without_stages_never_passes(summary: Summary) -> None:
     (result,) = evaluate_thresholds(["*: output_tok_s > 0"], summary)
     assert (result.value, result.passed) == (None, False)
+
+
+def test_runs_of_one_stage_each_are_compared_without_stages(sweep: Sweep) -> None:
+    one, other = sweep("a", {"c32": 100.0}, "c32"), sweep("b", {"c64": 150.0}, "c64")
+    compared = compare_runs([one, other], allow_mismatch=["workload_sha256"])
+    assert compared.stages == ()
+    assert compared.metrics

@@ -273,6 +273,10 @@ class Summary:
     headline: Headline | None = None
     energy: RunEnergy = field(default_factory=RunEnergy)
 
+    def stage(self, name: str | None) -> StageSummary | None:
+        """The load stage of a name."""
+        return next((one for one in self.stages if one.name == name), None)
+
 
 def summary_json(summary: Summary) -> dict[str, Any]:
     """A summary as the JSON value of summary.json."""

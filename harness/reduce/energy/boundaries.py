@@ -119,7 +119,7 @@ def _node(
 ) -> Rung:
     """GPUs plus host power per GPU: a host's power is additive, not a multiple of the GPUs'."""
     if board.watts is None:
-        note = "no node meter and no GPU power to model it from: " + (board.note or "")
+        note = f"no node meter, and it cannot be modeled: {board.note or 'no GPU power'}"
         return _absent("node", "node", note)
     host = _stated(settings.host_w_per_gpu)
     if host is None and gpu is not None and gpu.boundary == Boundary.MODULE:

@@ -57,7 +57,7 @@ def _best(rule: str, measured: Sequence[StageWindow], results: _Figures) -> tupl
     any.
     """
     complete = [one for one in measured if not one.cut] or measured
-    of = f"of {len(complete)} stages" + (
+    of = f"of {len(complete)} {'stage' if len(complete) == 1 else 'stages'}" + (
         "" if len(complete) == len(measured) else " whose window is complete"
     )
 
@@ -70,18 +70,19 @@ def _best(rule: str, measured: Sequence[StageWindow], results: _Figures) -> tupl
         if best is not None:
             text = (
                 f"highest output throughput ({human_number(value(best, 'output_tok_s'))} tok/s)"
-                f" {of} where at least {SLO_SHARE:.0%} of requests met every SLO ({len(good)})"
+                f" among stages where at least {SLO_SHARE:.0%} of requests met every SLO"
+                f" ({len(good)} {of})"
             )
             return best, text
-        ranked = sorted(complete, key=lambda one: -(value(one, "slo_met_ratio") or 0.0))
+        ranked = sorted(good or complete, key=lambda one: -(value(one, "slo_met_ratio") or 0.0))
         best = _highest(ranked, lambda one: value(one, "goodput_rps"))
         if best is not None:
             met = value(best, "slo_met_ratio") or 0.0
-            text = (
-                f"highest goodput ({human_number(value(best, 'goodput_rps'))} requests/s) {of}: in"
-                f" none did {SLO_SHARE:.0%} of requests meet every SLO (here {met:.0%})"
-            )
-            return best, text
+            why = f"in none did {SLO_SHARE:.0%} of requests meet every SLO (here {met:.0%})"
+            if good:
+                why = "stages that meet the SLOs have no output throughput"
+            rate = human_number(value(best, "goodput_rps"))
+            return best, f"highest goodput ({rate} requests/s) {of}: {why}"
     best = _highest(complete, lambda one: value(one, "output_tok_s"))
     if best is None:
         return complete[-1], "the last stage: no stage has an output throughput"

@@ -101,16 +101,21 @@ def latency(requests: Requests, mine: Bools, flow: Flows) -> dict[str, Distribut
 
 def good(requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> Bools:
     """Completed requests of `mine` that met every SLO; an undefined latency (TPOT of one token)
-    meets it.
+    meets it. A response that came in bursts has no TPOT; its time from sending per token is an
+    upper bound.
     """
     met: Bools = mine & requests.ok
 
     def first() -> Floats:
         return np.where(np.isnan(requests.first_token), _last(requests), requests.first_token)
 
+    def pace_s() -> Floats:
+        bound_s = (_last(requests) - requests.sent) * NS / np.maximum(requests.output_tok - 1, 1)
+        return np.where(requests.in_bursts, bound_s, flow.tpot_s)
+
     figures: tuple[tuple[float | None, Callable[[], Floats]], ...] = (
         (slos.ttft_s, lambda: (first() - requests.intended) * NS),
-        (slos.tpot_s, lambda: flow.tpot_s),
+        (slos.tpot_s, pace_s),
         (slos.e2e_s, lambda: (_last(requests) - requests.intended) * NS),
     )
     for limit, values in figures:

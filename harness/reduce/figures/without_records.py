@@ -68,7 +68,8 @@ def unless_counted(
     prompt = bool(np.any(sent)) and bool(np.all(np.isnan(requests.input_tok[sent])))
     unknown: dict[str, str] = {}
     if output:
-        note = f"{output} responses have content, but no usable count of output tokens"
+        have = "1 response has" if output == 1 else f"{output} responses have"
+        note = f"{have} content, but no usable count of output tokens"
         unknown |= dict.fromkeys(("output", "total"), note)
     if prompt:
         unknown |= dict.fromkeys(("input", "total"), "no response has a count of prompt tokens")

@@ -110,6 +110,8 @@ class ServerCounters:
         return identify({metric for _, metric, _ in self.samples.series})
 
     def _source(self, concept: Concept, kind: str = "counter") -> Source | None:
+        if self.mixed:
+            return None  # the other targets alone are not the deployment
         source = pick(concept, {metric for _, metric, _ in self.samples.series})
         return source if source is not None and source.kind == kind else None
 

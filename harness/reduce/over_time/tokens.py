@@ -280,8 +280,9 @@ def _together(parts: list[tuple[Floats, Floats | None]]) -> tuple[Floats, Floats
         [np.ones(len(part[0])) if part[1] is None else part[1] for part in parts]
     )
     order = np.argsort(values)
-    found, first = np.unique(values[order], return_index=True)
-    return found, np.add.reduceat(weight[order], first) if len(first) else np.zeros(0)
+    values = values[order]
+    first = np.flatnonzero(np.diff(values, prepend=np.nan) != 0)
+    return values[first], np.add.reduceat(weight[order], first) if len(first) else np.zeros(0)
 
 
 def tpot(requests: Requests) -> Floats:

@@ -198,7 +198,8 @@ def _requests(run: Run, headline: StageWindow | None, *, smoke: bool) -> list[Co
     out += response_concerns(requests, smoke=smoke)
     lost = headline.turns_not_happened if headline is not None else None
     if lost:
-        text = f"{lost} planned turns were skipped because an earlier turn failed or was dropped."
+        turns = "planned turn was" if lost == 1 else "planned turns were"
+        text = f"{lost} {turns} skipped because an earlier turn failed or was dropped."
         out.append(Concern("turns_not_happened", Severity.NOTE, text, lost, 0))
     return out
 

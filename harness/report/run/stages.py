@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from harness.artifacts.run_summary import Distribution, StageSummary, Summary
 from harness.core.metrics import METRICS
-from harness.core.records import Severity
+from harness.core.records import HeadlineRule, Severity
 from harness.profile.recorded import RecordedStage
 from harness.reduce.figures.without_records import lost
 from harness.report.charts import Chart, Line
@@ -74,7 +74,8 @@ def headline_sentence(summary: Summary) -> str:
     if chosen is None or len(summary.stages) < 2:
         return ""
     reason = f": {chosen.reason}" if chosen.reason else ""
-    return f"Headline: stage {chosen.stage}, by rule {chosen.rule}{reason}."
+    rule = f", by rule {chosen.rule}" if chosen.rule in set(HeadlineRule) else ""
+    return f"Headline: stage {chosen.stage}{rule}{reason}."
 
 
 def curves(summary: Summary) -> dict[str, ChartView | None]:

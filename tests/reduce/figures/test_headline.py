@@ -77,6 +77,11 @@ def test_highest_goodput_where_no_stage_meets_the_slos() -> None:
     assert sweep.headline() == ("b", "best_under_slo")
 
 
+def test_of_stages_that_meet_the_slos_without_throughput_the_one_with_most_goodput() -> None:
+    sweep = Sweep().add("a", None, 0.95, 1.0).add("b", None, 0.92, 2.0).add("c", None, 0.1, 9.0)
+    assert sweep.headline() == ("b", "best_under_slo")
+
+
 def test_cut_stage_loses_to_complete_ones_and_wins_alone() -> None:
     sweep = (
         Sweep().add("a", 100, 1.0, 1.0).add("b", 200, 1.0, 2.0).add("c", 900, 1.0, 9.0, cut=True)

@@ -120,6 +120,19 @@ def test_responses_in_bursts_have_no_tpot(new_builder: Callable[..., Any], tmp_p
     assert some["ttft_s"] == plain["ttft_s"]
 
 
+def test_responses_in_bursts_meet_a_pace_slo_only_by_their_whole_time(
+    new_builder: Callable[..., Any], tmp_path: Path
+) -> None:
+    met = {}
+    for notes in (None, "burst"):
+        builder = new_builder(gpus=1, window_s=40.0, slos={"tpot_s": 0.06})
+        for i in range(30):
+            builder.request(1 + i / 2, notes=notes)  # 50 ms per token, 72 ms from sending
+        summary = reduce_fully(builder.write(tmp_path / str(notes))).summary
+        met[notes] = summary.metrics["slo_met_ratio"].value
+    assert met == {None: 1.0, "burst": 0.0}
+
+
 def test_failures_are_quoted_and_stop_reasons_counted(
     new_builder: Callable[..., Any], tmp_path: Path
 ) -> None:
