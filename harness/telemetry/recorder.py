@@ -16,8 +16,10 @@ out  {"event": "ready", "nice", "power": [{source, devices, why_not, origin, dou
 The end of the input means that the supervisor is gone: the recorder closes its journals and ends.
 """
 
+import io
 import os
 import queue
+import select
 import signal
 import sys
 import threading
@@ -77,6 +79,30 @@ class RecorderConfig:
 
 class _StopSignal(BaseException):
     """Raised by the signal handlers, out of the wait for control lines."""
+
+
+class _Commands(io.RawIOBase):
+    """The command pipe. A signal that arrives just before a read ends the wait too: its handler
+    runs between bytecodes, and a blocking read would delay it until the next command.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._woken, wake = os.pipe()
+        os.set_blocking(self._woken, False)
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake)
+        self._poll = select.poll()  # unlike select, for any descriptor number
+        self._poll.register(fd, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a writable buffer
+        while self._fd not in dict(self._poll.poll()):
+            os.read(self._woken, 64)
+        return os.readv(self._fd, [buffer])
 
 
 class _Journal:
@@ -343,7 +369,7 @@ def main() -> int:
     keep_pandas_out()
     commands, events = lines.inherited()
     emit, finish = _emitter(events)
-    control = lines.split(os.fdopen(commands, "rb", closefd=False))
+    control = lines.split(io.BufferedReader(_Commands(commands)))
     try:
         config = TypeAdapter(RecorderConfig).validate_json(next(control, b""))
     except ValueError as error:

@@ -25,6 +25,7 @@ from harness.core.records import Concern, Endpoint, Gpu, Severity
 from harness.hardware.nvml import _REASONS
 from harness.profile.telemetry import Telemetry
 from harness.telemetry.driver import TelemetryRecorder
+from harness.telemetry.recorder import _Commands
 
 FAST = Telemetry(
     scrape_interval_s=0.05,
@@ -340,6 +341,21 @@ def test_sigterm_ends_it_cleanly_and_the_terminals_sigint_does_not_touch_it(run,
     recorder.stop()
     assert "exit code 0" in told[0].message
     assert run.host_journal.read_bytes().endswith(b"\xff\xff\xff\xff\x00\x00\x00\x00")
+
+
+def test_a_signal_just_before_the_wait_for_commands_ends_the_wait() -> None:
+    commands, kept = os.pipe()
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        file = _Commands(commands)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(file._poll.poll(0)) == 1
+        os.write(kept, b"x")
+        assert file.readinto(bytearray(4)) == 1
+    finally:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, before)
+        os.close(kept)
 
 
 def test_the_key_of_an_endpoint_goes_to_its_own_metrics_only(run, metrics_server, until) -> None:
