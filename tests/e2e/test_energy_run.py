@@ -70,7 +70,7 @@ def test_tokens_per_joule_and_joules_by_class_are_those_of_the_known_curve(
     assert manifest["telemetry"]["sampling"]["loops"]["nvml-power"]["calls"] > 50
     # In red, whatever the severity.
     assert re.search(
-        r'class="chip invalid">[^<]*</span><span>[^<]*<code>double_hardware</code>',
+        r'class="chip invalid">[^<]*</span><span>[^<]*<code class="key">double_hardware</code>',
         (run / "report.html").read_text(),
     )
     start_ns, end_ns = (

@@ -5,7 +5,6 @@ import pytest
 from harness.checked_yaml.problems import InvalidYamlError
 from harness.core.errors import ProfileError
 from harness.fleet.site.catalog import (
-    SITE_COLUMNS,
     check_overlap,
     contradictions,
     gpu_type,
@@ -16,7 +15,7 @@ from harness.fleet.site.catalog import (
     priors,
     sanity,
 )
-from harness.fleet.site.types import PARTS, Sourced
+from harness.fleet.site.types import PARTS, SITE_COLUMNS, Sourced
 
 US = "source: us, date: 2026-01"
 GOOD = """

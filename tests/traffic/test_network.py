@@ -298,13 +298,13 @@ def test_connections_take_addresses_in_turn_and_avoid_those_that_fail(monkeypatc
         opened: list[str] = []
         real = found._open
 
-        def opening(one: Any) -> Any:
+        def opening(_: Target, one: Any, limit_s: float | None) -> Any:
             opened.append(one[4][0])
             if one[4][0] == "127.0.0.2":
                 raise OSError("no route")
-            return real(one)
+            return real(one, limit_s)
 
-        monkeypatch.setattr(Target, "_open", lambda _, one: opening(one))
+        monkeypatch.setattr(Target, "_open", opening)
         for _ in range(4):
             found._connect().close()
     assert opened == ["127.0.0.1", "127.0.0.2", "127.0.0.1", "127.0.0.1", "127.0.0.1"]
@@ -312,7 +312,7 @@ def test_connections_take_addresses_in_turn_and_avoid_those_that_fail(monkeypatc
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS])
 def test_a_limit_of_this_machine_is_not_the_servers(monkeypatch, number: int) -> None:
-    def fails(_self: Target, _info: Any) -> None:
+    def fails(_self: Target, _info: Any, _limit_s: float | None) -> None:
         raise OSError(number, "limit")
 
     monkeypatch.setattr(Target, "_open", fails)
