@@ -156,6 +156,7 @@ def _part(rng: np.random.Generator, at: int, n: int, rows: int) -> pa.Table:
         "chunk_dt_us": lists(flat),
         "chunk_bytes": lists(pa.array(np.full(len(flat), 4, np.uint32))),
         "chunk_tok": lists(tok),
+        "notes": pa.nulls(n, REQUESTS.field("notes").type),
     }
     return pa.table(columns, schema=REQUESTS)
 

@@ -211,6 +211,7 @@ def _requests(
         "chunk_dt_us": lists(flat),
         "chunk_bytes": lists(pa.array(np.full(len(flat), 4, np.uint32))),
         "chunk_tok": lists(pa.array(np.ones(len(flat), np.uint32))),
+        "notes": pa.nulls(n, REQUESTS.field("notes").type),
     }
     return pa.table(columns, schema=REQUESTS)
 
