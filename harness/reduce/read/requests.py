@@ -310,7 +310,9 @@ class _Rows:
         when, ids = intended.finish(), request.finish()
         order = _order(when, ids, turn.finish())
         sessions = _ordered(_numbered(session.finish()), order)
-        return cls(order, _ordered(when, order), sessions, len(ids) - len(np.unique(ids)))
+        ids.sort()  # a fifth of the time of `np.unique`, and in place: the last use of the ids
+        duplicates = int(np.count_nonzero(ids[1:] == ids[:-1]))
+        return cls(order, _ordered(when, order), sessions, duplicates)
 
 
 class _Columns:
