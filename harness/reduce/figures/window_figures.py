@@ -18,7 +18,7 @@ from harness.reduce.over_time.flow import SumOf
 from harness.reduce.over_time.flows import Flows
 from harness.reduce.over_time.tokens import gaps, moments
 from harness.reduce.read.categorical import Bools
-from harness.reduce.read.requests import Requests
+from harness.reduce.read.requests import Ints, Requests
 from harness.reduce.read.run import Run, gpu_count
 from harness.reduce.statistics.intervals import Floats, distribution, mean_interval
 from harness.reduce.windows.figure_set import NS, FigureSet
@@ -110,8 +110,11 @@ def good(requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> Bools:
         return np.where(np.isnan(requests.first_token), _last(requests), requests.first_token)
 
     def pace_s() -> Floats:
-        bound_s = (_last(requests) - requests.sent) * NS / np.maximum(requests.output_tok - 1, 1)
-        return np.where(requests.in_bursts, bound_s, flow.tpot_s)
+        bursts = np.flatnonzero(requests.in_bursts)
+        last, tok = _last(requests, bursts), requests.output_tok[bursts]
+        out = flow.tpot_s.copy()
+        out[bursts] = (last - requests.sent[bursts]) * NS / np.maximum(tok - 1, 1)
+        return out
 
     figures: tuple[tuple[float | None, Callable[[], Floats]], ...] = (
         (slos.ttft_s, lambda: (first() - requests.intended) * NS),
@@ -125,7 +128,7 @@ def good(requests: Requests, mine: Bools, flow: Flows, slos: Slos) -> Bools:
     return met
 
 
-def _last(requests: Requests, rows: Bools | slice = slice(None)) -> Floats:
+def _last(requests: Requests, rows: Bools | Ints | slice = slice(None)) -> Floats:
     """Last token, else the end of the response."""
     last = requests.last_token[rows]
     return np.where(np.isnan(last), requests.done[rows], last)

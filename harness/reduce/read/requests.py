@@ -155,10 +155,12 @@ class Requests:
         """Complete, and several events arrived per read, far more slowly than reads are possible:
         the time of a read is not that of its tokens.
         """
+        found = self.noted(Note.BURST)
+        rows = np.flatnonzero(found)
         with np.errstate(invalid="ignore", divide="ignore"):
-            per_read_ns = (self.last_token - self.sent) / self.chunks.count
-            slow: Bools = per_read_ns >= BURST_NS
-        return self.noted(Note.BURST) & slow
+            per_read_ns = (self.last_token[rows] - self.sent[rows]) / self.chunks.count[rows]
+        found[rows] = per_read_ns >= BURST_NS
+        return found
 
     @property
     def failed(self) -> Bools:
