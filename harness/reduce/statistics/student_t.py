@@ -35,7 +35,7 @@ def t_quantile(within: float, df: float) -> float:
     if within in (0, 1):
         return 0.0 if within == 0 else math.inf
     t = -NormalDist().inv_cdf(tail)
-    for _ in range(200) if df < math.inf else ():
+    for _ in range(200 if df < math.inf else 0):
         beyond = _half_tail(t, df)
         step = math.log(beyond / tail) * beyond / (t * _density(t, df))
         t *= math.exp(step)
