@@ -209,6 +209,7 @@ def bench(
     trace: FilePath | None = None,
     duration_s: float = 30.0,
     warmup_s: float | None = None,
+    seed: int | None = None,
     slo: str | None = None,
     gpu_count: int | None = None,
     gpus: str | None = None,
@@ -234,6 +235,7 @@ def bench(
         trace: recorded trace to replay.
         duration_s: measurement window of each stage.
         warmup_s: warm-up before each window; default: detected.
+        seed: random seed of prompts and send times; default: 1.
         slo: `ttft=1s,tpot=50ms`.
         gpu_count: number of GPUs that serve, on other machines.
         gpus: GPUs of this machine that serve: `0,1` or `all`.
@@ -263,6 +265,7 @@ def bench(
         trace=None if trace is None else existing(Path(trace), "trace", folder=True),
         duration_s=duration_s,
         warmup_s=warmup_s,
+        seed=seed,
         slos=slo,
         gpu_count=gpu_count,
         gpus=gpus,

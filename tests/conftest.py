@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ settings.register_profile("untimed", deadline=None)  # a busy machine is no fail
 settings.load_profile("untimed")
 
 _PACKAGES = {
-    "cc": "gcc",
+    "cc": "gcc, libc6-dev",
     "chromium": "chromium",
     "prometheus": "prometheus",
     "promtool": "prometheus",
@@ -32,13 +33,25 @@ def require(*programs: str) -> None:
     Args:
         programs: keys of `_PACKAGES`.
     """
-    packages = sorted({_PACKAGES[name] for name in programs if shutil.which(name) is None})
+    packages = sorted({_PACKAGES[name] for name in programs if not _usable(name)})
     if not packages:
         return
     text = f"needs {', '.join(packages)} (`make system` installs them)"
     if os.environ.get("CI") == "true":
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
+
+
+@cache
+def _usable(program: str) -> bool:
+    """Whether a program is there; of the compiler, whether it has headers and start-up files."""
+    if shutil.which(program) is None:
+        return False
+    if program != "cc":
+        return True
+    smallest = b"#include <stdio.h>\nint main(void) { return 0; }"
+    compile_it = ["cc", "-x", "c", "-", "-o", "/dev/null"]
+    return subprocess.run(compile_it, input=smallest, capture_output=True).returncode == 0
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

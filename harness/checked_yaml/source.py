@@ -50,6 +50,8 @@ _SPECIAL: Final = {
 }
 _LONGEST_NUMBER: Final = 40
 """Digits. Python refuses to convert thousands of them."""
+_UNQUOTED: Final = re.compile(r"(^|[-{\[]|[:,]\s)\s*[@`%*&!|>]")
+"""Text, or a key, with a first character that has a meaning in YAML."""
 _TAG: Final = "tag:yaml.org,2002:"
 
 
@@ -112,9 +114,15 @@ def _syntax_fix(text: str, number: int) -> str:
     line = lines[number - 1] if number <= len(lines) else ""
     if "\t" in line[: len(line) - len(line.lstrip())]:
         return "indent with spaces; YAML does not allow tabs"
-    if line.count(": ") > 1 or re.search(r":\s+[@`%*&!|>]", line):
+    if line.count(": ") > 1 or _UNQUOTED.search(line):
         return "quote text that contains `: ` or begins with a character such as @, `, %, * or &"
     return "check indentation, quotes and brackets on this line and the one above"
+
+
+def _alias_fix(alias: str) -> str:
+    key = alias.endswith(":")
+    quoted = f'"*{alias.removesuffix(":")}"' + (":" if key else "")
+    return f"quote a {'key' if key else 'text'} that begins with *: {quoted}; or define the anchor"
 
 
 @dataclass(slots=True)
@@ -180,7 +188,7 @@ class _Reader:
             alias = event.anchor
             if alias not in self._anchors:
                 what = f"*{alias} has no anchor &{alias} above it"
-                raise self._fault(event, what, "define the anchor first")
+                raise self._fault(event, what, _alias_fix(alias))
             if self._anchors[alias].open:
                 raise self._fault(event, f"*{alias} contains itself", "remove the alias")
             return self._anchors[alias]

@@ -114,6 +114,22 @@ NoCalibrate = Annotated[
         "--no-calibrate", help="No load generator calibration (the report mentions this)."
     ),
 ]
+CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        metavar="FILE",
+        help="PEM file of certificate authorities to trust for https.",
+    ),
+]
+Header = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="NAME=VALUE",
+        help="Additional header; env:NAME as the value of a secret. Repeatable.",
+    ),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks of errors.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for run directories.")]
 Exports = Annotated[

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.base import Json, NoCalibrate, Out, Quiet, add
+from harness.cli.base import CaFile, Header, Json, NoCalibrate, Out, Quiet, add
 from harness.cli.measure import run_once
 from harness.core.errors import ExitCode
 from harness.core.records import Api
@@ -99,6 +99,15 @@ def bench_command(
             "--warmup", rich_help_panel=LOAD, help="Warm-up before each window; default: detected."
         ),
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            rich_help_panel=LOAD,
+            metavar="N",
+            help="Random seed of prompts and send times; default: 1.",
+        ),
+    ] = None,
     slo: Annotated[
         str | None,
         typer.Option(
@@ -133,22 +142,8 @@ def bench_command(
         str | None,
         typer.Option("--api-key-env", help="Name of the environment variable with the API key."),
     ] = None,
-    ca_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--ca-file",
-            metavar="FILE",
-            help="PEM file of certificate authorities to trust for https.",
-        ),
-    ] = None,
-    header: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--header",
-            metavar="NAME=VALUE",
-            help="Additional header; env:NAME as the value of a secret. Repeatable.",
-        ),
-    ] = None,
+    ca_file: CaFile = None,
+    header: Header = None,
     out: Out = Path("results"),
     save_profile: Annotated[
         Path | None,
@@ -181,6 +176,7 @@ def bench_command(
         trace=None if trace is None else bench.existing(trace, "--trace", folder=True),
         duration_s=bench.duration_s(duration, "--duration"),
         warmup_s=None if warmup is None else bench.duration_s(warmup, "--warmup"),
+        seed=seed,
         slos=slo,
         gpu_count=gpu_count,
         gpus=gpus,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from harness.cli.base import Json, add, dump
+from harness.cli.base import CaFile, Header, Json, add, dump
 
 
 def _codes(incomplete: str) -> list[str]:
@@ -71,21 +71,25 @@ def init_command(
             "--api-key-env", help="With --url: name of the environment variable with the API key."
         ),
     ] = None,
+    ca_file: CaFile = None,
+    header: Header = None,
     force: Annotated[
         bool, typer.Option("--force", help="Overwriting of an existing file.")
     ] = False,
 ) -> None:
     """Write a commented profile to edit."""
+    from harness.commands import bench
     from harness.commands.profiles import DEFAULT_TEMPLATE, for_endpoint, from_template, write_new
 
     if url is not None and template is not None:
         raise typer.BadParameter("--url and --template exclude each other")
-    if url is None and (model is not None or api_key_env is not None):
-        raise typer.BadParameter("--model and --api-key-env require --url")
+    if url is None and any((model, api_key_env, ca_file, header)):
+        raise typer.BadParameter("--model, --api-key-env, --ca-file and --header require --url")
     if url is None:
         text = from_template(DEFAULT_TEMPLATE if template is None else template)
     else:
-        text = for_endpoint(url, model, api_key_env)
+        ca = None if ca_file is None else bench.existing(ca_file, "--ca-file")
+        text = for_endpoint(url, model, api_key_env, ca, bench.headers(header or ()))
     write_new(file, text, force=force)
     print(file)
     print(f"next: harness plan {file}, then harness run {file}", file=sys.stderr)

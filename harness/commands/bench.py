@@ -44,6 +44,7 @@ MOST_TOK: Final = 10_000_000
 _OPTIONS: Final = {
     "model": "--model",
     "price": "--price",
+    "seed": "--seed",
     "server.api_key_env": "--api-key-env",
     "server.gpu_count": "--gpu-count",
     "server.gpus": "--gpus",
@@ -80,6 +81,7 @@ class BenchOptions:
         trace: a recorded trace to replay.
         duration_s: length of each stage's measurement window.
         warmup_s: time of each stage before its window.
+        seed: of prompts and send times; default: that of a profile.
         slos: `ttft=1s,tpot=50ms`.
         gpu_count: GPUs that serve, on other machines.
         gpus: GPUs of this machine that serve, by index or UUID, or `all`.
@@ -100,6 +102,7 @@ class BenchOptions:
     trace: str | None = None
     duration_s: float = 30.0
     warmup_s: float | None = None
+    seed: int | None = None
     slos: str | None = None
     gpu_count: int | None = None
     gpus: str | None = None
@@ -333,6 +336,8 @@ def document(options: BenchOptions, probed: Detected) -> dict[str, Any]:
         found["traffic"]["tls"] = {"ca_file": options.ca_file}
     if options.headers:
         found["traffic"]["headers"] = dict(options.headers)
+    if options.seed is not None:
+        found["seed"] = options.seed
     if options.slos:
         found["slos"] = slos(options.slos)
     if options.usd_per_gpu_h is not None:

@@ -3,6 +3,7 @@
 import difflib
 import io
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from harness.core.network import Network
 from harness.profile import schema
 from harness.profile.load import load_profile, load_profile_text, shipped_profiles
 from harness.server.detect import OPTIONS, Detected, detect
+from harness.server.one_request import DIRECT
 
 DEFAULT_TEMPLATE = "cpu-smoke"
 """Runs on any machine."""
@@ -57,7 +59,13 @@ def from_template(name: str) -> str:
     return _SCHEMA_LINE.sub(lambda _: _schema_line(), path.read_text(encoding="utf-8"), count=1)
 
 
-def for_endpoint(url: str, model: str | None, api_key_env: str | None) -> str:
+def for_endpoint(
+    url: str,
+    model: str | None,
+    api_key_env: str | None,
+    ca_file: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> str:
     """Text of a profile for a running endpoint, which is asked for its model and API.
 
     Raises:
@@ -67,12 +75,16 @@ def for_endpoint(url: str, model: str | None, api_key_env: str | None) -> str:
     """
     base = bench.base_url(url)
     key = None if api_key_env is None else bench.api_key(api_key_env)
-    text = endpoint_text(base, detect(base, model, None, key, Network(), OPTIONS), api_key_env)
+    network = Network(ca_file=ca_file, headers=tuple((headers or {}).items()))
+    probed = detect(base, model, None, key, network, OPTIONS)
+    text = endpoint_text(base, probed, api_key_env, network)
     load_profile_text(text, source="the profile for this endpoint")
     return text
 
 
-def endpoint_text(url: str, probed: Detected, api_key_env: str | None = None) -> str:
+def endpoint_text(
+    url: str, probed: Detected, api_key_env: str | None = None, network: Network = DIRECT
+) -> str:
     """The profile of `for_endpoint`. Every line that is commented out can be used as it is."""
     name = _quoted(probed.model)
     limit = probed.max_context_tok
@@ -96,6 +108,7 @@ server:
 traffic:
   api: {probed.api.value}                  # chat, completions, messages or responses
   output_length: {"forced" if probed.forced else "natural"}      # forced sends ignore_eos
+{_reached(network)}\
   workload:
     kind: chat               # chat, claude-chat, claude-code, doc-qa, thinking, batch, replay
     system_tok: 0
@@ -115,6 +128,17 @@ slos:                        # goodput counts the requests that meet all of them
 # thresholds: ["ttft_s.p99 < 2"]   # a failed one exits with 99
 # repeats: 5                       # runs with new seeds, for confidence intervals between runs
 """
+
+
+def _reached(network: Network) -> str:
+    """Keys of `traffic` on how to reach the endpoint, those not used as comments."""
+    headers = dict(network.headers) or {"X-Tenant": "a"}
+    given = ", ".join(f"{_quoted(name)}: {_quoted(value)}" for name, value in headers.items())
+    ca_file = _quoted(network.ca_file or "ca.pem")
+    return (
+        f"  {'' if network.headers else '# '}headers: {{{given}}}     # env:NAME for a secret\n"
+        f"  {'' if network.ca_file else '# '}tls: {{ca_file: {ca_file}}}\n"
+    )
 
 
 def _quoted(text: str) -> str:

@@ -7,15 +7,17 @@ import os
 import socket
 import ssl
 from base64 import b64encode
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from harness.core.errors import PreflightError
 from harness.core.records import Concern, Endpoint, Severity
+
+T = TypeVar("T")
 
 ENVIRONMENT: Final = "environment"
 NONE: Final = "none"
@@ -165,17 +167,27 @@ def reachable(host: str, port: int, timeout_s: float | None) -> str:
     last = _reached.get((host, port))
     known.sort(key=lambda address: address != last)
     failure: OSError = TimeoutError(f"no address of {host} accepts connections")
-    rest_s = max(HEAD_START_S, (timeout_s or 10.0) / len(known))
-    for limit_s in (HEAD_START_S, rest_s):
-        for address in known:
-            try:
-                socket.create_connection((address, port), timeout=limit_s).close()
-            except OSError as error:
-                failure = error
-            else:
-                _reached[host, port] = address
-                return address
+    for address, limit_s in attempts(known, timeout_s or 10.0):
+        try:
+            socket.create_connection((address, port), timeout=limit_s).close()
+        except OSError as error:
+            failure = error
+        else:
+            _reached[host, port] = address
+            return address
     raise failure
+
+
+def attempts(known: Sequence[T], timeout_s: float) -> Iterator[tuple[T, float | None]]:
+    """The order in which to connect to addresses, with the limit of each attempt in seconds: each
+    has a short time before the next is tried, then its share of the rest. One alone has no limit.
+    """
+    if len(known) == 1:
+        yield known[0], None
+        return
+    share_s = timeout_s / len(known)
+    for limit_s in (min(HEAD_START_S, share_s), share_s):
+        yield from ((address, limit_s) for address in known)
 
 
 def header_secret(variable: str) -> str | None:

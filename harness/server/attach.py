@@ -24,6 +24,7 @@ from harness.server.base import (
     raise_problems,
     read_api_key,
 )
+from harness.server.detect import no_response
 from harness.server.one_request import DIRECT, client_options
 from harness.server.ready import Deadline, NotReadyError, Served, wait_ready
 
@@ -82,17 +83,6 @@ def _listens(base_url: str) -> bool:
     return True
 
 
-def _no_answer(url: str, error: httpx.HTTPError) -> Problem:
-    what = f"server.urls: no response from {url}: {type(error).__name__}: {error}"
-    if "CERTIFICATE" in str(error) or "certificate" in str(error):
-        step = (
-            "name the authority in traffic.tls.ca_file, reissue the certificate, or set"
-            " traffic.tls.verify: false"
-        )
-        return Problem("certificate", what, step, "this machine does not trust the certificate")
-    return Problem("no_answer", what, "start the server, or fix the URL")
-
-
 @dataclass(frozen=True, slots=True)
 class AttachServerRunner:
     """Checks servers that are already running. `gpus` are those on this machine that serve; empty
@@ -114,7 +104,7 @@ class AttachServerRunner:
             except PreflightError as error:
                 problems.append(problem_of("network", error))
             except httpx.HTTPError as error:
-                problems.append(_no_answer(url, error))
+                problems.append(no_response(url, error))
         return tuple(problems)
 
     @contextmanager

@@ -18,7 +18,7 @@ from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint, OutputLength
 from harness.profile.rules import violations
 from harness.profile.schema import DEFAULT_API, Profile
 from harness.profile.serving import AttachServer
-from harness.server.base import read_api_key
+from harness.server.base import Problem, read_api_key
 from harness.server.one_request import client_options, one_token_body, request_once
 from harness.server.ready import listed_models
 
@@ -237,6 +237,26 @@ def _model(
     return next(iter(rows.items()))
 
 
+def no_response(url: str, error: httpx.HTTPError, names: Names = KEYS) -> Problem:
+    """Why an attached endpoint did not respond: `certificate` if it is not trusted, else
+    `no_answer`. The diagnosis of `harness check`, of runs and of `harness bench`.
+    """
+    what = f"{names.url}: no response from {url}: {type(error).__name__}: {error}"
+    if "certificate" in str(error).lower():
+        return Problem(
+            "certificate",
+            what,
+            f"name the PEM file of the authority with {names.ca_file}, or reissue the certificate",
+            "its certificate was issued by a private authority, is not for this host, or expired",
+        )
+    return Problem(
+        "no_answer",
+        what,
+        f"start the server, or correct {names.url}",
+        "no server listens there, or it is still starting",
+    )
+
+
 def _list(url: str, api_key: str | None, network: Network, names: Names) -> httpx.Response:
     """The response of `/v1/models`."""
     try:
@@ -247,7 +267,8 @@ def _list(url: str, api_key: str | None, network: Network, names: Names) -> http
         ) as client:
             answer = client.get(f"{url}/v1/models")
     except httpx.HTTPError as error:
-        raise _unreachable(url, error, names) from error
+        found = no_response(url, error, names)
+        raise ServerError(found.what, cause=found.cause, next_step=found.next_step) from error
     if answer.status_code in (401, 403):
         raise ServerError(
             f"GET {url}/v1/models: HTTP {answer.status_code}: {error_text(answer.content)}",
@@ -255,18 +276,3 @@ def _list(url: str, api_key: str | None, network: Network, names: Names) -> http
             next_step=f"export the key as an environment variable; name it with {names.api_key}",
         )
     return answer
-
-
-def _unreachable(url: str, error: httpx.HTTPError, names: Names) -> ServerError:
-    what = f"{names.url}: no response from {url}: {type(error).__name__}: {error}"
-    if "CERTIFICATE_VERIFY_FAILED" in str(error):
-        return ServerError(
-            what,
-            cause="its certificate was issued by a private authority, or is not for this host",
-            next_step=f"name the PEM file of the authority with {names.ca_file}",
-        )
-    return ServerError(
-        what,
-        cause="no server listens there, or it is still starting",
-        next_step=f"start the server, or correct {names.url}",
-    )

@@ -485,10 +485,10 @@ def _name(factor: float) -> str:
 
 def _profile(load: Load, factors: Sequence[float], *, quick: bool) -> Profile:
     """Single-turn requests of the load's sizes. Response lengths vary from half to one and a half
-    of their mean, so that streams do not stay in step; a mean of at most 1.5 or 4 s keeps levels
-    short.
+    of their mean, so that streams do not stay in step; a mean of at most 0.75 or 4 s keeps levels
+    short: the load of a level goes on for one response after its window, then drains.
     """
-    longest_s, warmup_s, window_s = (1.5, 0.5, 2.0) if quick else (4.0, 1.0, 4.0)
+    longest_s, warmup_s, window_s = (0.75, 0.5, 2.0) if quick else (4.0, 1.0, 4.0)
     output_tok = max(2, min(load.output_tok, round(longest_s * 1000 / load.gap_ms)))
     bytes_per_tok = len(Texts(0, DEFAULT_TOK_PER_WORD).escaped(Block("calibrate", 2000))) / 2000
     head_tok = max(1, round((load.body_bytes - _FIXED_BYTES) / bytes_per_tok) - 16)

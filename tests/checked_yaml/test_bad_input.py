@@ -155,6 +155,23 @@ def test_aliases_and_nesting_are_bounded(problems, text):
     assert problem.place.line is not None
 
 
+@pytest.mark.parametrize(
+    ("text", "quoted"),
+    [
+        ("*: 1\n", '"*":'),
+        ("a:\n  - *: {x: 1}\n", '"*":'),
+        ("a: {*b: 1}\n", '"*b":'),
+        ("a: *.x\n", '"*.x"'),
+        ("a:\n  - * : 1\n", "quote"),
+        ("a: *\n", "quote"),
+    ],
+)
+def test_a_key_or_text_that_looks_like_an_alias_is_to_be_quoted(problems, text, quoted):
+    [problem] = problems(text)
+    assert problem.place.line == text.count("\n")
+    assert quoted in problem.fix
+
+
 def test_tags_run_nothing(problems):
     [problem] = problems("a: !!python/object/apply:os.system ['id']\n")
     assert "tag" in problem.what

@@ -107,6 +107,10 @@ def test_an_unknown_template(name, suggested):
         ("--url", "http://h:1", "--template", "gpu-chat"),
         ("--model", "m"),
         ("--api-key-env", "KEY"),
+        ("--ca-file", __file__),
+        ("--header", "a=b"),
+        ("--url", "http://127.0.0.1:9", "--ca-file", "/no/such/file"),
+        ("--url", "http://127.0.0.1:9", "--header", "a"),
         ("--url", "h:8000"),
         ("--url", "http://127.0.0.1:9", "--api-key-env", "NO_SUCH_VARIABLE"),
     ],
@@ -139,6 +143,9 @@ def endpoint():
             self.wfile.write(data)
 
         def do_GET(self):
+            if self.path.startswith("/tenant") and self.headers["X-Tenant"] != "ours":
+                self.send_error(401)
+                return
             self._send({"data": [{"id": "a: 'm' # ü", "max_model_len": 4096}]})
 
         def do_POST(self):
@@ -165,6 +172,24 @@ def test_an_endpoint_is_asked_for_its_model_and_api(endpoint, monkeypatch):
     assert "secret-value" not in Path("mine.yaml").read_text() + done.output
 
 
+def test_headers_reach_the_endpoint_and_the_profile(endpoint, monkeypatch):
+    monkeypatch.setenv("TENANT", "ours")
+    assert invoke("init", "--url", f"{endpoint}/tenant").exit_code == 4
+    done = invoke("init", "--url", f"{endpoint}/tenant", "--header", "X-Tenant=env:TENANT")
+    assert done.exit_code == 0, done.output
+    traffic = load_profile(Path("profile.yaml")).traffic
+    assert traffic.headers == {"X-Tenant": "env:TENANT"}
+    assert traffic.tls.ca_file is None
+
+
+def test_a_certificate_authority_reaches_the_profile(endpoint):
+    Path("our ca.pem").touch()
+    assert invoke("init", "--url", endpoint, "--ca-file", "our ca.pem").exit_code == 0
+    traffic = load_profile(Path("profile.yaml")).traffic
+    assert traffic.tls.ca_file == str(Path("our ca.pem").absolute())
+    assert traffic.headers == {}
+
+
 @pytest.mark.parametrize("limit", [None, 8192])
 @pytest.mark.parametrize("api", Api)
 def test_the_text_is_valid_and_so_is_every_line_that_is_commented_out(api, limit):
@@ -177,6 +202,8 @@ def test_the_text_is_valid_and_so_is_every_line_that_is_commented_out(api, limit
     profile = load_profile_text(used)
     assert profile.server.gpu_count == 8
     assert profile.repeats == 5
+    assert profile.traffic.headers == {"X-Tenant": "a"}
+    assert profile.traffic.tls.ca_file == "ca.pem"
     assert profile.price.usd_per_gpu_h == 2.5
     assert [stage.name for stage in profile.traffic.load] == ["c1", "c8", "c32", "r2"]
 

@@ -47,6 +47,18 @@ def test_slos_price_and_gpus_reach_the_profile():
     assert (profile.price.usd_per_gpu_h, profile.server.gpu_count) == (2.5, 4)
 
 
+@pytest.mark.parametrize("seed", [None, 0, 7])
+def test_a_seed_reaches_the_profile(seed):
+    assert profile_of(seed=seed).seed == (1 if seed is None else seed)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_a_seed_that_is_none_names_its_option(seed):
+    text = bench.to_yaml(bench.document(bench.BenchOptions(URLS, seed=seed), PROBED), ["bench"])
+    with pytest.raises(ProfileError, match="--seed"):
+        bench.load(text)
+
+
 def test_lengths_are_natural_where_ignore_eos_is_refused():
     assert profile_of(Detected("m", None, Api.CHAT, forced=False)).output_length == "natural"
 

@@ -3,9 +3,12 @@
 import json
 import re
 import subprocess
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 from ruamel.yaml import YAML
 
 from harness.core.metric_names import MAPPED
@@ -121,3 +124,18 @@ def test_promtool_accepts_them(arguments: tuple[str, ...]) -> None:
         ["promtool", *arguments], cwd=FOLDER, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+DEBIAN_12_PYTHON = "3.11.2"
+
+
+def test_pinned_versions_install_on_the_python_of_debian_12():
+    pins = (ROOT / "constraints.txt").read_text().splitlines()
+    names = [pin.partition("==")[0] for pin in pins if "==" in pin and not pin.startswith("#")]
+    required = {}
+    for name in names:
+        with suppress(PackageNotFoundError):  # hatchling and ray are not in every environment
+            required[name] = metadata(name).get("Requires-Python", "")
+    assert len(required) > 100
+    too_new = {n: r for n, r in required.items() if DEBIAN_12_PYTHON not in SpecifierSet(r)}
+    assert too_new == {}

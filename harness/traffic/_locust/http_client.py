@@ -24,7 +24,7 @@ from gevent.hub import Waiter, get_hub
 from harness import __version__
 from harness.api.table import wire
 from harness.core.errors import TrafficError
-from harness.core.network import HEAD_START_S, NONE, Network, Proxy
+from harness.core.network import NONE, Network, Proxy, attempts
 from harness.core.records import Api, Endpoint, Outcome
 from harness.profile.traffic import Timeouts
 from harness.traffic._locust.answer import EndOfStream
@@ -437,24 +437,19 @@ class Target:
             ) from None
 
     def _connect(self) -> Any:  # noqa: ANN401 - gevent's socket or SSLSocket
-        """Over the next address; of several, those that failed lately come last. Each has a short
-        time before the next is tried, then its share of the rest.
-        """
-        known = self._in_turn()
+        """Over the next address; of several, those that failed lately come last."""
         failure: OSError | None = None
-        share_s = self._limits.connect_s / len(known)
-        for limit_s in (min(HEAD_START_S, share_s), share_s) if len(known) > 1 else (None,):
-            for info in known:
-                try:
-                    found = self._open(info, limit_s)
-                except OSError as error:
-                    failure = error
-                    if error.errno in _OWN_LIMITS:
-                        raise
-                    self._failed_ns[info[4][0]] = monotonic_ns()
-                else:
-                    self._failed_ns.pop(info[4][0], None)
-                    return found
+        for info, limit_s in attempts(self._in_turn(), self._limits.connect_s):
+            try:
+                found = self._open(info, limit_s)
+            except OSError as error:
+                failure = error
+                if error.errno in _OWN_LIMITS:
+                    raise
+                self._failed_ns[info[4][0]] = monotonic_ns()
+            else:
+                self._failed_ns.pop(info[4][0], None)
+                return found
         assert failure is not None
         raise failure
 
