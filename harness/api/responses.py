@@ -3,6 +3,7 @@
 """
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -40,10 +41,19 @@ _DELTAS: Final = {
 }
 """Events whose `delta` is text by the model, and its kind."""
 _FAILED: Final = frozenset({"failed", "cancelled", "canceled"})
+_SAID: Final = (
+    b'{"id":"msg_%08x","type":"message","role":"assistant","status":"completed",'
+    b'"content":[{"type":"output_text","text":%b,"annotations":[]}]}'
+)
+"""An earlier response's text: all fields that OpenAI's types require. llama.cpp refuses shorter
+forms. The id depends on the text: equal ids in one conversation are duplicates.
+"""
 
 
 def _item(role: Role, part: ContentPart) -> bytes:
     match part.kind:
+        case PartKind.TEXT if role is Role.ASSISTANT:
+            return _SAID % (zlib.crc32(part.quoted), part.quoted)
         case PartKind.TEXT:
             return b'{"role":"%b","content":%b}' % (role.value.encode(), part.quoted)
         case PartKind.TOOL_USE:
