@@ -14,8 +14,8 @@ from harness.api.reader import AnswerReader, read_body
 from harness.core.records import Note, Outcome
 
 MOST_BYTES: Final = 128 * 1024 * 1024
-"""Memory of the longest response that is kept, before and after decompression. One of 200,000 tokens
-with an event and a read each takes three quarters of it.
+"""Memory of the longest response that is kept, before and after decompression. One of 200,000
+tokens, with an event and a read each, takes three quarters of it.
 """
 PIECE_BYTES: Final = 128
 """Memory of a piece as it was received, in addition to its bytes."""

@@ -23,7 +23,7 @@ from harness.api.base import (
 )
 from harness.api.errors import error_of
 from harness.api.parts import ContentPart, PartKind, Role, Tool
-from harness.api.reader import AnswerReader, Json, Usage, items, mapping, string
+from harness.api.reader import AnswerReader, Json, Usage, items, mapping
 from harness.core.records import Api
 
 _LEAST_TOK: Final = 16
@@ -86,11 +86,10 @@ class Reader(AnswerReader):
                 return self.add(kind, self.json_text(delta))
             return self.joined(delta, kind)
         match event:
-            case "response.output_item.added" if self.parts is not None:
-                item = value["item"]
+            case "response.output_item.added":
+                item = mapping(value.get("item"))
                 if item.get("type") == "function_call":
-                    ident, name = string(item.get("call_id") or ""), string(item.get("name") or "")
-                    self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
+                    self.begin(PartKind.TOOL_USE, item.get("call_id"), item.get("name"))
             case "response.completed" | "response.incomplete" | "response.done":
                 return self._closing(value["response"], event.removeprefix("response."))
             case "response.failed" | "response.cancelled" | "response.canceled":
