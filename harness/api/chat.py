@@ -60,9 +60,8 @@ class Reader(openai.ChunkReader):
     def _call(self, call: dict[str, Any], function: dict[str, Any]) -> tuple[str, str]:
         name = string(function.get("name") or "")
         arguments = self.json_text(function.get("arguments"))
-        if self.parts is not None and name:
-            ident = string(call.get("id") or "")
-            self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
+        if name:
+            self.begin(PartKind.TOOL_USE, call.get("id"), name)
         self.add(PartKind.TOOL_USE, arguments)
         return "tool_use", name + arguments
 

@@ -47,15 +47,14 @@ known: dict[Api, dict[tuple[bytes, str], Shape]] = {api: {} for api in Api}
 
 
 def learn(api: Api, event: bytes, kind: str, content: str) -> Shape | None:
-    """A shape from an event that has nothing but `content` (no stop reason, no error); None if its
-    literal is not unique.
+    """A shape from an event that has nothing but `content` (no stop reason, no error, no start of a
+    part); None if its literal is not unique.
     """
     found = [match for match in _LITERAL.finditer(event) if match[1]]
     if (
         len(found) != 1
         or json.loads(b'"' + found[0][1] + b'"') != content
         or _FINISHED.search(event)
-        or b"content_block_start" in event  # begins a part, with its first content
     ):
         return None
     start, end = found[0].span(1)

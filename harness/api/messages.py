@@ -115,19 +115,16 @@ class Reader(AnswerReader):
 
     def _begin(self, block: dict[str, Any]) -> tuple[str, str] | None:
         """Start of a block; some servers send its content with it."""
-        kind, parts = block.get("type"), self.parts
+        kind = block.get("type")
         if kind == "tool_use":
-            if parts is not None:
-                ident, name = string(block.get("id") or ""), string(block.get("name") or "")
-                parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
+            self.begin(PartKind.TOOL_USE, block.get("id"), block.get("name"))
             return self.add(kind, self.json_text(block["input"])) if block.get("input") else None
-        if kind == "redacted_thinking" and parts is not None:
-            parts.begin(PartKind.REDACTED_THINKING)
-            parts.add_text(PartKind.REDACTED_THINKING, string(block.get("data") or ""))
+        if kind == "redacted_thinking":
+            self.begin(PartKind.REDACTED_THINKING)
+            self.add(kind, string(block.get("data") or ""))
         if kind not in ("thinking", "text"):  # blocks of other kinds are not sent again
             return None
-        if parts is not None:
-            parts.begin(PartKind(kind))
+        self.begin(PartKind(kind))
         return self.joined(block.get(kind) or "", kind)
 
     def tokens(self) -> Usage:

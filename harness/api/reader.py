@@ -18,7 +18,7 @@ from harness.api.errors import (
     is_foreign_error,
     reason_of,
 )
-from harness.api.parts import AnswerParts
+from harness.api.parts import AnswerParts, PartKind
 from harness.core.records import Api, Note, Outcome
 
 Json = Mapping[str, Any]
@@ -96,6 +96,7 @@ class AnswerReader(ABC):
         disagreement: counts that contradict each other.
         notes: deviations that were read all the same.
         cut: the body ends within an event.
+        begun: the last event began a part of the response.
         texts: pieces of text, without thinking and tool calls; of `read_body` only.
     """
 
@@ -115,6 +116,7 @@ class AnswerReader(ABC):
         self.disagreement: str | None = None
         self.notes: set[Note] = set()
         self.cut = False
+        self.begun = False
         self.texts: list[str] = []
 
     @abstractmethod
@@ -138,6 +140,7 @@ class AnswerReader(ABC):
     def read(self, event: bytes) -> tuple[str, str] | None:
         """Take one event of a stream; its kind and content, if it has content. Never raises."""
         self.completion_tok = None
+        self.begun = False
         name, data = sse.fields(event)
         if data is None:
             return None
@@ -187,6 +190,17 @@ class AnswerReader(ABC):
 
     def fail(self, value: Json) -> None:
         self.error = self.error or error_of(value) or json.dumps(value)[:ERROR_CHARS]
+
+    def begin(self, kind: PartKind, tool_id: Any = "", tool_name: Any = "") -> None:  # noqa: ANN401
+        """Begin a part of the response.
+
+        Raises:
+            TypeError: a tool's id or name is neither text nor missing.
+        """
+        ident, name = string(tool_id or ""), string(tool_name or "")
+        self.begun = True
+        if self.parts is not None:
+            self.parts.begin(kind, tool_id=ident, tool_name=name)
 
     def add(self, kind: str, text: str) -> tuple[str, str]:
         """Content, which is also added to `parts`."""

@@ -13,8 +13,12 @@ from harness.api.errors import error_of, error_text, is_error, is_foreign_error
 from harness.api.reader import AnswerReader, read_body
 from harness.core.records import Note, Outcome
 
-MOST_BYTES: Final = 256 * 1024 * 1024
-"""Longest body after decompression."""
+MOST_BYTES: Final = 128 * 1024 * 1024
+"""Memory of the longest response that is kept, before and after decompression. One of 200,000
+tokens, with an event and a read each, takes three quarters of it.
+"""
+PIECE_BYTES: Final = 128
+"""Memory of a piece as it was received, in addition to its bytes."""
 
 _BEGINNINGS: Final = (b"data:", b"event:", b":", b"id:", b"retry:", b"error:")
 _ZLIB: Final = frozenset({"gzip", "x-gzip", "deflate"})
@@ -22,6 +26,31 @@ _ZLIB: Final = frozenset({"gzip", "x-gzip", "deflate"})
 
 class CompressedError(ValueError):
     """A body in a compression that cannot be read."""
+
+
+class TooLongError(ValueError):
+    """A body of more bytes than are kept."""
+
+
+def too_long() -> str:
+    """Why a response is not read further."""
+    return f"the response is longer than {MOST_BYTES} bytes, the most that is kept"
+
+
+def joined(pieces: Iterable[bytes], most_bytes: int | None = None) -> bytes:
+    """A body of these pieces.
+
+    Raises:
+        TooLongError: it is longer than `most_bytes` (`MOST_BYTES`); no further piece is taken.
+    """
+    kept: list[bytes] = []
+    left = MOST_BYTES if most_bytes is None else most_bytes
+    for piece in pieces:
+        left -= len(piece) + PIECE_BYTES
+        if left < 0:
+            raise TooLongError(too_long())
+        kept.append(piece)
+    return b"".join(kept)
 
 
 def good_status(status: int | None) -> bool:
@@ -62,7 +91,7 @@ def decompressed(pieces: Iterable[bytes], encoding: str) -> list[bytes]:
             raise CompressedError(f"{_compressed(encoding)}, and damaged ({error})") from error
         total += len(found)
         if total > MOST_BYTES:
-            raise CompressedError(f"{_compressed(encoding)} and longer than {MOST_BYTES} bytes")
+            raise CompressedError(f"{_compressed(encoding)}; decompressed, {too_long()}")
         out.append(found)
     return out
 

@@ -3,6 +3,7 @@
 """
 
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -22,7 +23,7 @@ from harness.api.base import (
 )
 from harness.api.errors import error_of
 from harness.api.parts import ContentPart, PartKind, Role, Tool
-from harness.api.reader import AnswerReader, Json, Usage, items, mapping, string
+from harness.api.reader import AnswerReader, Json, Usage, items, mapping
 from harness.core.records import Api
 
 _LEAST_TOK: Final = 16
@@ -40,10 +41,19 @@ _DELTAS: Final = {
 }
 """Events whose `delta` is text by the model, and its kind."""
 _FAILED: Final = frozenset({"failed", "cancelled", "canceled"})
+_SAID: Final = (
+    b'{"id":"msg_%08x","type":"message","role":"assistant","status":"completed",'
+    b'"content":[{"type":"output_text","text":%b,"annotations":[]}]}'
+)
+"""An earlier response's text: all fields that OpenAI's types require. llama.cpp refuses shorter
+forms. The id depends on the text: equal ids in one conversation are duplicates.
+"""
 
 
 def _item(role: Role, part: ContentPart) -> bytes:
     match part.kind:
+        case PartKind.TEXT if role is Role.ASSISTANT:
+            return _SAID % (zlib.crc32(part.quoted), part.quoted)
         case PartKind.TEXT:
             return b'{"role":"%b","content":%b}' % (role.value.encode(), part.quoted)
         case PartKind.TOOL_USE:
@@ -76,11 +86,10 @@ class Reader(AnswerReader):
                 return self.add(kind, self.json_text(delta))
             return self.joined(delta, kind)
         match event:
-            case "response.output_item.added" if self.parts is not None:
-                item = value["item"]
+            case "response.output_item.added":
+                item = mapping(value.get("item"))
                 if item.get("type") == "function_call":
-                    ident, name = string(item.get("call_id") or ""), string(item.get("name") or "")
-                    self.parts.begin(PartKind.TOOL_USE, tool_id=ident, tool_name=name)
+                    self.begin(PartKind.TOOL_USE, item.get("call_id"), item.get("name"))
             case "response.completed" | "response.incomplete" | "response.done":
                 return self._closing(value["response"], event.removeprefix("response."))
             case "response.failed" | "response.cancelled" | "response.canceled":

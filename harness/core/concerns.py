@@ -198,7 +198,7 @@ _REQUESTS: Final = (
     Explained(
         "stream_in_bursts",
         "Several events with content arrived together, long after the previous ones.",
-        "Something between server and client buffers the stream. TTFT includes the wait; TPOT and ITL omit these responses.",
+        "Something between server and client buffers the stream, or, if they are few, the load generator was busy. TTFT includes the wait; TPOT and ITL omit these responses.",
         "Turn buffering off (nginx: `proxy_buffering off`), or measure without the proxy.",
     ),
     Explained(

@@ -1,7 +1,7 @@
 """Single real requests outside Locust, for readiness and `harness check`."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -9,8 +9,18 @@ import httpcore
 import httpx
 
 from harness.api.base import WireApi
-from harness.api.response import Received, good_status, read_response
+from harness.api.response import (
+    CompressedError,
+    Received,
+    TooLongError,
+    decompressed,
+    encoding_of,
+    good_status,
+    joined,
+    read_response,
+)
 from harness.api.table import wire
+from harness.core.clock import NS_PER_S, now_ns
 from harness.core.errors import PreflightError, ServerError
 from harness.core.network import NONE, Network, reachable
 from harness.core.records import AS_IT_IS, Api, BodyForm, Endpoint, Outcome
@@ -38,22 +48,56 @@ def client_options(url: str, network: Network) -> dict[str, Any]:
     options: dict[str, Any] = {"trust_env": False}  # httpx sends loopback requests to proxies too
     if headers := network.sent_headers():
         options["auth"] = _with_headers(headers)
-    if url.startswith("https:"):
-        options["verify"] = network.tls_context()
+    verify = network.tls_context() if url.startswith("https:") else True
+    client_proxy = None
     if (proxy := network.proxy_for(url)) is not None:
         key = proxy.authorization
         headers = {} if key is None else {"proxy-authorization": key}
-        options["proxy"] = httpx.Proxy(f"http://{proxy.url_host}:{proxy.port}", headers=headers)
-    else:
-        options["transport"] = _transport(options.get("verify", True))
-    return options
+        client_proxy = httpx.Proxy(f"http://{proxy.url_host}:{proxy.port}", headers=headers)
+    transport = httpx.HTTPTransport(verify=verify, trust_env=False, proxy=client_proxy)
+    if client_proxy is None:  # httpx cannot be given another way to try all addresses of a name
+        transport._pool._network_backend = _Connects()
+    return options | {"transport": _Bounded(transport)}
 
 
-def _transport(verify: Any) -> httpx.HTTPTransport:  # noqa: ANN401 - an SSL context or a flag
-    """Tries all addresses of a name. httpx cannot be given another way to connect."""
-    transport = httpx.HTTPTransport(verify=verify, trust_env=False)
-    transport._pool._network_backend = _Connects()
-    return transport
+@dataclass(frozen=True, slots=True)
+class _Bounded(httpx.BaseTransport):
+    """Reads each response to its end, within bounds: of bytes, also decompressed, and of time. The
+    timeout of a read limits the whole body, too.
+    """
+
+    inner: httpx.HTTPTransport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        limit_s = request.extensions.get("timeout", {}).get("read")
+        deadline_ns = None if limit_s is None else now_ns() + round(limit_s * NS_PER_S)
+        response = self.inner.handle_request(request)
+        try:
+            body = joined(_until(deadline_ns, response.iter_raw()))
+            encoding = encoding_of(response.headers)
+            if encoding is not None and request.method == "GET":  # of a POST, the reader does it
+                body = b"".join(decompressed([body], encoding))
+                del response.headers["content-encoding"]
+        except (TooLongError, CompressedError) as error:
+            raise httpx.DecodingError(str(error), request=request) from error
+        finally:
+            response.close()
+        return httpx.Response(
+            response.status_code,
+            headers=response.headers,
+            stream=httpx.ByteStream(body),
+            extensions=response.extensions,
+        )
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+def _until(deadline_ns: int | None, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        yield piece
+        if deadline_ns is not None and now_ns() > deadline_ns:
+            raise httpx.ReadTimeout("the response did not end in time")
 
 
 class _Connects(httpcore.SyncBackend):

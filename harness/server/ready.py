@@ -395,7 +395,7 @@ def _version(client: httpx.Client) -> str | None:
     try:
         answer = client.get("/version")
         body: Any = answer.json() if answer.status_code == 200 else {}
-    except (httpx.HTTPError, ValueError):
+    except (httpx.HTTPError, ValueError, RecursionError):
         return None
     version = body.get("version") if isinstance(body, dict) else None
     return version if isinstance(version, str) else None

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
+from harness.api.response import PIECE_BYTES
 from harness.core.clock import NS_PER_S, now_ns
 from harness.core.network import Network
 
@@ -147,7 +148,7 @@ class MetricsClient:
         size_bytes = 0
         while part := response.read1(1 << 18):
             parts.append(part)
-            size_bytes += len(part)
+            size_bytes += len(part) + PIECE_BYTES
             if size_bytes > _MAX_BODY_BYTES:
                 raise _FetchError(f"body of more than {_MAX_BODY_BYTES} bytes")
             self._socket.settimeout(_left_s(deadline_ns))

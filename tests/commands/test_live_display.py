@@ -148,3 +148,12 @@ def test_the_rate_is_over_the_last_readings_that_differ() -> None:
         last = rate.of(190.0 + (second - 5) * 7, second * S)
     assert last == 7.0
     assert rate.of(1.0, 20 * S) is None  # the server started again
+
+
+def test_a_counter_that_stands_still_is_no_lasting_rate() -> None:
+    rate = Rate()
+    assert rate.of(0, 0) is None
+    assert rate.of(100, 2 * 10**9) == 50
+    assert rate.of(100, 4 * 10**9) == 50  # the next reading is not late yet
+    assert rate.of(100, 10 * 10**9) == 10
+    assert rate.of(200, 20 * 10**9) == 10

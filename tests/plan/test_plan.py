@@ -251,6 +251,12 @@ def test_responses_bodies_are_what_the_official_types_describe(workload):
     assert [call["call_id"] for call in calls] == [result["call_id"] for result in results]
     assert all(set(json.loads(call["arguments"])) == {"input"} for call in calls)
     assert (len(calls) > 3) == (workload == "claude-code")
+    said = [item for item in bodies[-1]["input"] if item.get("role") == "assistant"]
+    # llama.cpp answers 400 to a turn of the assistant without a type or with plain text
+    assert {item["type"] for item in said} == {"message"}
+    assert {part["type"] for item in said for part in item["content"]} == {"output_text"}
+    texts = {item["content"][0]["text"] for item in said}
+    assert len({item["id"] for item in said}) == len(texts) > 1
 
 
 @pytest.mark.parametrize("api", ["messages", "chat"])

@@ -630,6 +630,22 @@ def test_a_stream_cut_after_counted_content_is_truncated_on_both_paths() -> None
     assert load(Api.CHAT, cut).outcome is Outcome.TRUNCATED
 
 
+def test_a_part_that_begins_with_content_begins_once_its_form_is_known() -> None:
+    """No shape is learned from it: its match would add to the part before."""
+    block = {"type": "text", "text": "one two "}
+    start = sse({"type": "content_block_start", "index": 1, "content_block": block})
+    known[Api.MESSAGES].clear()
+    stream = b"".join(insert(events(Api.MESSAGES), start, start, start))
+    for _ in range(2):
+        framing = Framing()
+        framing.add(b"HTTP/1.1 200 OK\r\n" + TYPE + b"\r\n" + stream, 0)
+        framing.end_of_file()
+        found = read_answer(framing, Api.MESSAGES, EndOfStream.COMPLETE, keep_parts=True)
+        assert found.outcome is Outcome.OK
+        assert len(found.parts) == 4
+    assert len(known[Api.MESSAGES]) == 1
+
+
 def test_the_kind_of_an_error_is_its_text_even_next_to_a_numeric_code(api: Api) -> None:
     error = {"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": WORDS}}
     answer = both(api, insert(events(api), sse(error)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Final
 
 from harness.artifacts.events import EventLog
@@ -110,7 +111,9 @@ def least_s(stage: StagePlan) -> float:
 
 
 class Rate:
-    """Tokens per second over the last few readings of a counter."""
+    """Tokens per second over the last few readings of a counter. It decreases once the counter has
+    not risen for longer than between any two of them: llama.cpp counts when a request ends.
+    """
 
     def __init__(self) -> None:
         self._seen: list[tuple[int, float]] = []
@@ -123,4 +126,7 @@ class Rate:
             self._seen.append((t_ns, counter))
         self._seen = self._seen[-_RATE_READINGS:]
         (t0, c0), (t1, c1) = self._seen[0], self._seen[-1]
+        longest_ns = max((b - a for (a, _), (b, _) in pairwise(self._seen)), default=0)
+        if t_ns - t1 > longest_ns > 0:
+            t1 = t_ns
         return (c1 - c0) / seconds(t1 - t0) if t1 > t0 and c1 >= c0 else None

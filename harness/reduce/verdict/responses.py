@@ -14,7 +14,10 @@ MOST_SHARE: Final = 0.01
 """Share of the completed requests above which a deviation degrades a measurement."""
 
 MOST_BURSTS: Final = 0.1
-"""The same for bursts: single ones occur on a busy machine without any buffering."""
+LEAST_BURSTS: Final = 3
+"""The same for bursts, and their least number: single ones occur on a busy machine without any
+buffering.
+"""
 
 _FORMS: Final = {
     Note.NO_END_MARKER: "ended with a stop reason, but without the API's end marker",
@@ -102,13 +105,15 @@ def _timing(requests: Requests, done: int, *, smoke: bool) -> Iterator[Concern]:
         of = max(n, int(np.sum(several)))
         single = bool(np.all(requests.chunks.count[bursts] == 1))
         how = "came in one read" if single else "came with several events per read"
-        text = (
-            f"{n} of {of} responses of several tokens {how}: something between buffers the stream"
-            " (nginx: set `proxy_buffering off`). Their TTFT includes the buffering; TPOT and ITL"
-            " omit them."
+        many = n >= LEAST_BURSTS and n / of > MOST_BURSTS
+        why = (
+            "something between buffers the stream (nginx: set `proxy_buffering off`). Their TTFT"
+            " includes the buffering"
+            if many
+            else "so few may be late reads of a busy load generator. Their TTFT includes the delay"
         )
-        degraded = not smoke and n / of > MOST_BURSTS
-        severity = Severity.DEGRADED if degraded else Severity.NOTE
+        text = f"{n} of {of} responses of several tokens {how}: {why}; TPOT and ITL omit them."
+        severity = Severity.DEGRADED if many and not smoke else Severity.NOTE
         yield Concern("stream_in_bursts", severity, text, n, 0)
     n = int(np.sum(requests.noted(Note.READ_TIMES)))
     if n:

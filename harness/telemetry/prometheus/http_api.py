@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from harness.api.errors import error_text
+from harness.api.response import TooLongError, joined
 from harness.artifacts.prometheus.answers import AnswerError, matrix
 from harness.core.clock import now_ns
 from harness.core.errors import TelemetryError
@@ -23,6 +25,7 @@ from harness.core.network import Network
 _TIMEOUT_S: Final = 30.0
 _HEADER: Final = re.compile(r"([A-Za-z0-9-]+):\s*(\S.*)")
 _CLOCK_TRIES: Final = 3
+_REASON_BYTES: Final = 64 * 1024
 
 Samples = list[tuple[int, str]]
 """(Unix time in milliseconds, value as text), by time."""
@@ -94,14 +97,17 @@ class PrometheusApi:
     def get(self, path: str, **parameters: str) -> bytes:
         """The body of a GET with status 200."""
         try:
-            answer = self._client.get(f"{self.url}{path}", params=parameters)
+            with self._client.stream("GET", f"{self.url}{path}", params=parameters) as answer:
+                body = joined(answer.iter_bytes())
         except httpx.HTTPError as error:
             why = f"{self.url} does not respond: {type(error).__name__}: {error}"
             raise PrometheusError(why) from error
+        except TooLongError as error:
+            raise PrometheusError(f"{self.url}{path}: {error}") from error
         if answer.status_code != httpx.codes.OK:
-            why = f"{self.url}{path} returned {answer.status_code}: {_reason(answer)}"
+            why = f"{self.url}{path} returned {answer.status_code}: {_reason(body)}"
             raise PrometheusError(why)
-        return answer.content
+        return body
 
     def raw(self, selector: str, range_ms: int, at_ms: int | None = None) -> bytes:
         """Raw samples of all series of a selector (with braces), as JSON, over the range that ends
@@ -159,7 +165,7 @@ class PrometheusApi:
 def _object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PrometheusError(
             "the response is not JSON: is this the base URL of a Prometheus?"
         ) from error
@@ -168,9 +174,6 @@ def _object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _reason(answer: httpx.Response) -> str:
+def _reason(body: bytes) -> str:
     """The API's own error text, else the beginning of the body."""
-    try:
-        return str(answer.json()["error"])
-    except (ValueError, KeyError, TypeError):
-        return answer.text[:200].strip() or "(empty)"
+    return error_text(body[:_REASON_BYTES]) or "(empty)"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, Final
 
+from harness.api.response import TooLongError, joined
 from harness.core.clock import NS_PER_S, take_anchor
 from harness.core.network import Network
 from harness.core.records import Boundary
@@ -118,16 +119,20 @@ class PromqlPowerSource(PolledSource):
         query = f"{self.query}[{math.ceil(range_s)}s]" if raw else self.query
         now_unix_s = (self._anchor.unix_ns + self.clock() - self._anchor.monotonic_ns) / NS_PER_S
         try:
-            answer = self._client.get(
-                f"{self.url}/api/v1/query", params={"query": query, "time": f"{now_unix_s:.3f}"}
-            )
+            parameters = {"query": query, "time": f"{now_unix_s:.3f}"}
+            with self._client.stream(
+                "GET", f"{self.url}/api/v1/query", params=parameters
+            ) as answer:
+                content = joined(answer.iter_bytes(), _MOST_BODY_BYTES)
         except httpx.HTTPError as error:
             raise _QueryError(f"{type(error).__name__}: {error}") from error
-        if len(answer.content) > _MOST_BODY_BYTES:
-            raise _QueryError("the response is larger than any meter's; narrow the query")
+        except TooLongError as error:
+            raise _QueryError(
+                "the response is larger than any meter's; narrow the query"
+            ) from error
         try:
-            body = json.loads(answer.content)
-        except ValueError as error:
+            body = json.loads(content)
+        except (ValueError, RecursionError) as error:
             why = f"HTTP {answer.status_code} without JSON; is this a Prometheus?"
             raise _QueryError(why) from error
         if not isinstance(body, dict) or body.get("status") != "success":

@@ -258,6 +258,7 @@ class _Stream:
                     learnt < MAX_LEARNT_PER_STREAM
                     and not self._keep_text
                     and not reader.ended
+                    and not reader.begun
                     and Note.CONTENT_FORM not in reader.notes
                     and (new := learn(self._api.name, event, kind, content)) is not None
                 ):

@@ -10,9 +10,12 @@ from enum import Enum
 
 import httptools
 
+from harness.api import response
+
 _CHUNKED_END = b"\r\n\r\n"
 MAX_HEADER_BYTES = 256 * 1024
 """More header bytes than this are not HTTP; servers limit theirs to 8-64 KiB."""
+_KEPT_READS = 64
 
 
 class _Mode(Enum):
@@ -33,7 +36,7 @@ class Framing:
         status: HTTP status once the headers are complete, else None.
         headers: lower-case name -> last value.
         body_ends: for each read that the parser has seen, the length of the body after it.
-        error: why the bytes are not HTTP, else None.
+        error: why the bytes are not HTTP, or too many, else None.
         extra: bytes followed the end of the message.
         keep_alive: the connection can carry another request.
         read_times: times are those of the reads, because the kernel gives no arrival times.
@@ -51,6 +54,7 @@ class Framing:
     _mode: _Mode = _Mode.HEADERS
     _left: int = 0
     _fed: int = 0
+    _bytes: int = 0
     _parts: list[bytes] = field(default_factory=list)
     _body_bytes: int = 0
     _parser: httptools.HttpResponseParser = field(init=False)
@@ -73,6 +77,10 @@ class Framing:
         """Keep one read. True if the response is over: complete, or not HTTP (`error`)."""
         self.reads.append(data)
         self.times_ns.append(now_ns)
+        self._bytes += len(data) + response.PIECE_BYTES
+        if self._bytes > response.MOST_BYTES:
+            self._overflow()
+            return True
         mode = self._mode
         if mode is _Mode.CHUNKED:
             # The last read ends with an empty line: the last chunk, with or without extensions and
@@ -90,6 +98,16 @@ class Framing:
             # body that came with the headers; later reads are counted without the parser
             self._left -= self._body_bytes
         return self.error is not None or self._mode is _Mode.COMPLETE
+
+    def _overflow(self) -> None:
+        """Release all but the first reads, which have the status and the first tokens."""
+        for kept in (self.reads, self.times_ns, self.body_ends):
+            del kept[_KEPT_READS:]
+        if self._fed > _KEPT_READS:
+            self._fed, self._body_bytes = _KEPT_READS, self.body_ends[-1]
+            self._parts = [self.body[: self._body_bytes]]
+        self._feed()
+        self.error = self.error or response.too_long()
 
     def end_of_file(self) -> None:
         """The server closed its side, which ends a message without a length."""
@@ -119,7 +137,7 @@ class Framing:
                 if (
                     self._mode is _Mode.HEADERS
                     and self.error is None
-                    and sum(map(len, self.reads[: self._fed])) > MAX_HEADER_BYTES
+                    and self._bytes > MAX_HEADER_BYTES + response.PIECE_BYTES * self._fed
                 ):
                     self.error = f"more than {MAX_HEADER_BYTES} bytes of headers"
             self.body_ends.append(self._body_bytes)

@@ -52,6 +52,8 @@ _OWN_LIMITS: Final = frozenset(
 _AVOIDED_S: Final = 30.0
 """How long an address that failed is tried only after the others."""
 DIRECT: Final = Network(proxy=NONE)
+_TLS_READS: Final = 64
+"""Records that are read at once: a fast endless stream would never be read to its end."""
 _TUNNEL_HEAD_BYTES: Final = 64 * 1024
 """Limit of a proxy's response before a tunnel."""
 
@@ -187,13 +189,15 @@ def _tls_receive(sock: Any) -> Receive:  # noqa: ANN401 - gevent's SSLSocket
     """Read everything the TLS layer has buffered, which raises no further event on the descriptor.
     Its time is that of the read.
     """
-    read = sock._sslobj.read
+    read, pending = sock._sslobj.read, sock._sslobj.pending
 
     def receive(_: int, __: int) -> tuple[bytes, int]:
         pieces: list[bytes] = []
         try:
             while data := read(READ_SIZE):
                 pieces.append(data)
+                if len(pieces) >= _TLS_READS and not pending():
+                    break  # more is on the descriptor, which raises the next event
         except ssl.SSLWantReadError:
             if not pieces:
                 raise BlockingIOError from None

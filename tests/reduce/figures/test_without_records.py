@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from harness.reduce.reduction import reduce_fully
 from harness.reduce.series import series
 from harness.report.run.view import view
@@ -118,6 +120,16 @@ def test_responses_in_bursts_have_no_tpot(new_builder: Callable[..., Any], tmp_p
     assert some["tpot_s"].n == plain["tpot_s"].n - 10 > 0
     assert some["itl_s"].n * plain["tpot_s"].n == plain["itl_s"].n * some["tpot_s"].n
     assert some["ttft_s"] == plain["ttft_s"]
+
+
+@pytest.mark.parametrize(("count", "buffered"), [(2, False), (20, True)])
+def test_only_many_bursts_point_to_a_buffer(
+    new_builder: Callable[..., Any], tmp_path: Path, count: int, buffered: bool
+) -> None:
+    summary = changed(new_builder, tmp_path / "run", slice(count), notes="burst")
+    (found,) = [one for one in summary.verdict.concerns if one.code == "stream_in_bursts"]
+    assert found.value == count
+    assert ("proxy_buffering off" in found.message) is buffered
 
 
 def test_responses_in_bursts_meet_a_pace_slo_only_by_their_whole_time(
