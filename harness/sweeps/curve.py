@@ -1,7 +1,8 @@
 """Load curves: the metrics of a sweep over its load, with peak and knee."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Final
 
 from harness.artifacts.sweep_index import Value
@@ -22,7 +23,8 @@ class Curve:
     Attributes:
         others: values of the other varied keys.
         peak: the setting with the highest output throughput; of equal ones the smallest load.
-        knee: the smallest load whose throughput's interval reaches 95% of the peak's.
+        knee: the smallest load from which on, up to the peak, the interval of every throughput
+            reaches 95% of the peak's.
         rising: the peak is the highest load of several, so more load may give more.
     """
 
@@ -81,13 +83,12 @@ def throughput(setting: Setting) -> float:
 def _curve(key: str, others: Mapping[str, Value], settings: Sequence[Setting]) -> Curve:
     ordered = sorted(settings, key=lambda one: float(str(one.values[key])))
     peak = max(ordered, key=throughput)  # the first of equal ones
-    knee = next(_reaching(ordered, REACHED * throughput(peak)))
+    upward = ordered[: ordered.index(peak) + 1]
+    *_, knee = takewhile(lambda one: _reaches(one, REACHED * throughput(peak)), reversed(upward))
     rising = len(ordered) > 1 and peak is ordered[-1]
     return Curve(key, others, tuple(ordered), peak, knee, rising)
 
 
-def _reaching(ordered: Sequence[Setting], least: float) -> Iterator[Setting]:
-    for setting in ordered:
-        found = setting.metrics[THROUGHPUT]
-        if (found.value if found.high is None else max(found.high, found.value)) >= least:
-            yield setting
+def _reaches(setting: Setting, least: float) -> bool:
+    found = setting.metrics[THROUGHPUT]
+    return max(found.value, found.value if found.high is None else found.high) >= least

@@ -46,3 +46,14 @@ def test_no_load_axis_is_no_curve(tmp_path, made_sweep) -> None:
     without = replace(sweep, keys=(made_sweep.THREADS,))
     assert load_key(without) is None
     assert load_curves(without) == ()
+
+
+def test_a_wide_interval_far_below_the_peak_is_no_knee(tmp_path, made_sweep) -> None:
+    sweep = load_sweep(
+        made_sweep.make_sweep(tmp_path / "s", (1, 8, 64, 512), (1,), half_width=0.08)
+    )
+    metrics = sweep.settings[0].metrics
+    wide = replace(metrics["output_tok_s"], high=1e4)  # of two repeats that differ by chance
+    first = replace(sweep.settings[0], metrics={**metrics, "output_tok_s": wide})
+    (curve,) = load_curves(replace(sweep, settings=(first, *sweep.settings[1:])))
+    assert curve.load(curve.knee) == 64

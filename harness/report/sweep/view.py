@@ -171,14 +171,17 @@ def _lead(sweep: Sweep, chosen: Best, curves: Sequence[Curve]) -> Iterator[str]:
 
 def _peak_sentence(curve: Curve) -> str:
     word = load_title(curve.key).partition(" (")[0]
-    where = _others(curve)
-    sentence = (
-        f"Output throughput peaks at {_text(curve.peak, 'output_tok_s')} tok/s at {word}"
-        f" {curve.load(curve.peak):g}{f' ({where})' if where else ''}; {REACHED:.0%} of it is"
-        f" reached from {word} {curve.load(curve.knee):g} on (knee)."
-    )
+    where = f" ({others})" if (others := _others(curve)) else ""
+    peak = f"{word} {curve.load(curve.peak):g}{where}"
+    sentence = f"Output throughput peaks at {_text(curve.peak, 'output_tok_s')} tok/s at {peak}"
+    if curve.knee is not curve.peak:
+        sentence += (
+            f"; {REACHED:.0%} of it is reached from {word} {curve.load(curve.knee):g} on (knee)"
+        )
+    elif len(curve.settings) > 1:
+        sentence += f"; no smaller load reaches {REACHED:.0%} of it"
     more = " That is the highest measured load, so more load may give more."
-    return sentence + (more if curve.rising else "")
+    return f"{sentence}.{more if curve.rising else ''}"
 
 
 def _others(curve: Curve) -> str:
