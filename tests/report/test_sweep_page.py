@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from harness.artifacts.sweep_index import PointState
+from harness.artifacts.sweep_index import PointState, read_sweep, write_sweep
 from harness.cli import app
 from harness.profile.load import load_profile, load_profile_text
 from harness.report.sweep.best_profile import best_profile, put
@@ -113,6 +114,17 @@ def test_best_profile_is_the_profile_with_its_values(folder, made_sweep) -> None
     changed = (f"{made_sweep.LOAD}=16", f"{made_sweep.THREADS}=2")
     assert mine == load_profile(made_sweep.SAMPLE / "threads-1.yaml", changed)
     assert "# One side of the sample comparison" in text  # comments of the profile stay
+
+
+def test_best_profile_has_the_overrides_but_no_sweep(folder, made_sweep) -> None:
+    overrides = ("seed=9", f'sweep={{"over": {{"{made_sweep.LOAD}": [1, 2]}}}}')
+    write_sweep(folder, replace(read_sweep(folder), overrides=overrides))
+    sweep = load_sweep(folder)
+    text = best_profile(sweep, best(sweep))
+    assert text is not None
+    profile = load_profile_text(text)
+    assert profile.seed == 9
+    assert "\nsweep:" not in text
 
 
 def test_no_best_point_has_a_reason(tmp_path, made_sweep) -> None:

@@ -26,13 +26,13 @@ def best_profile(sweep: Sweep, chosen: Best) -> str | None:
     yaml.preserve_quotes = True
     yaml.width = 120
     document = yaml.load(source.read_text(encoding="utf-8"))
-    for section in _SECTIONS:
-        document.pop(section, None)
     for override in sweep.index.overrides:
         key, _, text = override.partition("=")
         put(document, key.strip(), YAML(typ="safe").load(text))
     for key, value in chosen.setting.values.items():
         put(document, key, value)
+    for section in _SECTIONS:
+        document.pop(section, None)
     stream = io.StringIO()
     yaml.dump(document, stream)
     header = "".join(f"# {line}\n" for line in _reasons(sweep, chosen, chosen.setting.values))

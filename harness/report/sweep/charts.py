@@ -135,60 +135,55 @@ def frontier_chart(
     series = [str(n) for n in sorted({m.series for m in marks})]
     color = nominal("s", series, [SERIES[int(name)] for name in series])
     xy = {"x": {"field": "x", **x}, "y": {"field": "y", **y}}
-    possible = {"filter": "datum.p >= 0.05"}
-    layers: list[dict[str, Any]] = [
-        {
-            "transform": [possible, {"filter": "datum.xlo != null"}],
-            "mark": {"type": "rule", "opacity": 0.4},
-            "encoding": {
-                "x": {"field": "xlo", **x},
-                "x2": {"field": "xhi"},
-                "y": xy["y"],
-                "color": color,
-            },
-        },
-        {
-            "transform": [possible, {"filter": "datum.ylo != null"}],
-            "mark": {"type": "rule", "opacity": 0.4},
-            "encoding": {
-                "y": {"field": "ylo", **y},
-                "y2": {"field": "yhi"},
-                "x": xy["x"],
-                "color": color,
-            },
-        },
-        {
-            "transform": [{"filter": "datum.on"}],
-            "mark": {"type": "line", "strokeWidth": 1.25, "strokeDash": [4, 3]},
-            "encoding": {**xy, "color": color, "order": {"field": "x", "type": "quantitative"}},
-        },
-        {
-            "mark": {
-                "type": "point",
-                "filled": False,
-                "size": 62,
-                "strokeWidth": 1.4,
-                "opacity": 1,
-            },
-            "encoding": {
-                **xy,
-                "stroke": color,
-                "fill": color,
-                "fillOpacity": {
-                    "field": "p",
-                    "type": "quantitative",
-                    "legend": None,
-                    "scale": {"domain": [0, 1], "range": [0, 1]},
-                },
-                "strokeOpacity": {
-                    "condition": {"test": "datum.p >= 0.05", "value": 1},
-                    "value": 0.45,
-                },
-                "shape": nominal("s", series, [SHAPES[int(name)] for name in series]),
-            },
-        },
-    ]
+    line: dict[str, Any] = {
+        "transform": [{"filter": "datum.on"}],
+        "mark": {"type": "line", "strokeWidth": 1.25, "strokeDash": [4, 3]},
+        "encoding": {**xy, "color": color, "order": {"field": "x", "type": "quantitative"}},
+    }
+    shape = nominal("s", series, [SHAPES[int(name)] for name in series])
+    layers = [*_whiskers(xy, color), line, _dots(xy, color, shape)]
     return whole(*size, rows, [*layers, *_labels(marks, xy, x, size)])
+
+
+def _whiskers(xy: Mapping[str, Any], color: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Intervals of the points that are not dominated, in both directions."""
+    return [
+        {
+            "transform": [{"filter": f"datum.p >= 0.05 && datum.{axis}lo != null"}],
+            "mark": {"type": "rule", "opacity": 0.4},
+            "encoding": {
+                axis: {**xy[axis], "field": f"{axis}lo"},
+                f"{axis}2": {"field": f"{axis}hi"},
+                other: xy[other],
+                "color": color,
+            },
+        }
+        for axis, other in (("x", "y"), ("y", "x"))
+    ]
+
+
+def _dots(
+    xy: Mapping[str, Any], color: Mapping[str, Any], shape: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The points, filled by their probability."""
+    by_probability = {
+        "field": "p",
+        "type": "quantitative",
+        "legend": None,
+        "scale": {"domain": [0, 1], "range": [0, 1]},
+    }
+    pale = {"condition": {"test": "datum.p >= 0.05", "value": 1}, "value": 0.45}
+    return {
+        "mark": {"type": "point", "filled": False, "size": 62, "strokeWidth": 1.4, "opacity": 1},
+        "encoding": {
+            **xy,
+            "stroke": color,
+            "fill": color,
+            "fillOpacity": by_probability,
+            "strokeOpacity": pale,
+            "shape": shape,
+        },
+    }
 
 
 def _labels(

@@ -319,7 +319,8 @@ def _load_chart(key: str, points: Sequence[LoadPoint], curves: Sequence[Curve]) 
         if marks[0][0] == marks[1][0]:
             marks = [(marks[0][0], "peak and knee")]
     axes = Axis(title, ""), Axis(COLUMN[key].title, COLUMN[key].unit)
-    caption = f"{COLUMN[key].title} by {title.partition(' (')[0]}, with 95% intervals."
+    intervals = ", with 95% intervals" if any(point.low is not None for point in points) else ""
+    caption = f"{COLUMN[key].title} by {title.partition(' (')[0]}{intervals}."
     if len(curves) > _MOST_SERIES:
         caption += f" The {_MOST_SERIES} of {len(curves)} series with the highest peaks."
     if marks and len(curves) > 1:
