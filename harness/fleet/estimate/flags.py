@@ -10,6 +10,7 @@ from harness.fleet.estimate.measured import board_power_w, is_demonstration, wor
 from harness.fleet.estimate.results import AsOf
 from harness.fleet.site.catalog import sanity
 from harness.fleet.site.types import GpuSpec, Site
+from harness.reduce.figures.headline import SLO_SHARE
 
 STEADY_S: Final = 30.0
 """Shortest steady-state window that is scaled without a red flag (as for headline energies)."""
@@ -35,6 +36,12 @@ def red_flags(run: RunResult, spec: GpuSpec, site: Site, as_of: AsOf) -> list[st
         )
         flags.append(
             f"The run is {run.status}{f' ({codes})' if codes else ''}, and so is this estimate."
+        )
+    share = run.figure("slo_met_ratio").value
+    if run.slos and share is not None and share < SLO_SHARE:
+        flags.append(
+            f"Only {share:.1%} of the run's requests met every SLO, as was accepted with"
+            " --min-attainment; a site at this load would miss its SLOs too."
         )
     window = run.window_s
     if window is None or window < STEADY_S:
