@@ -1,7 +1,7 @@
 """Energy of one window, and the metrics computed from it, each with its errors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
