@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from harness.artifacts.sweep_index import Axis, Point, PointState, Value
 from harness.checked_yaml.problems import InvalidYamlError
-from harness.commands.planned_time import planned_time
+from harness.commands.steps.live_display import least_s
 from harness.commands.steps.server_lease import server_key
 from harness.core.errors import HarnessError, ProfileError
 from harness.core.records import ModelFacts
@@ -228,10 +228,7 @@ def plan_sweep(source: Source) -> SweepPlan:
             details="\n".join(f"  {line}" for line in lines),
         )
     points = _in_order(base, usable)
-    least_s = {
-        point.id: planned_time(found.profile, found.plan.stages, calibrate=False).min_s
-        for point, found in points
-    }
+    least = {point.id: sum(map(least_s, found.plan.stages)) for point, found in points}
     listed = [point for point, _ in points]
     listed += [
         Point(len(points) + at, values, 1, "", base.seed, PointState.SKIPPED, error=why)
@@ -242,7 +239,7 @@ def plan_sweep(source: Source) -> SweepPlan:
         base,
         tuple(Axis(key, values, group) for key, values, group in axes(sweep)),
         tuple(listed),
-        least_s,
+        least,
         max(known_gpus, default=None),
     )
 
