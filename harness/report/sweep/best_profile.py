@@ -33,10 +33,10 @@ def best_profile(sweep: Sweep, chosen: Best) -> str | None:
         document.pop(section, None)
     for key, value in chosen.setting.values.items():
         put(document, key, value)
-    text = io.StringIO()
-    yaml.dump(document, text)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
     header = "".join(f"# {line}\n" for line in _reasons(sweep, chosen, chosen.setting.values))
-    return header + text.getvalue()
+    return header + stream.getvalue()
 
 
 def put(document: Any, dotted: str, value: Any) -> None:  # noqa: ANN401 - YAML
