@@ -53,8 +53,8 @@ def report_command(
 ) -> None:
     """Write the pages of a run or of a sweep.
 
-    Of a run, report.html and report.md; of a sweep, sweep.html, sweep.md, points.csv, points.parquet,
-    frontier.json and best.yaml.
+    Of a run, report.html and report.md; of a sweep, sweep.html, sweep.md, points.csv,
+    points.parquet, frontier.json and best.yaml.
     """
     from harness.artifacts.layout import RunDir
     from harness.artifacts.run_summary import summary_json
