@@ -7,11 +7,13 @@ case, and passes the run directory to the reduction that `harness reduce` also c
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from harness import __version__
 from harness.artifacts.atomic import write_bytes, write_json
+from harness.artifacts.certificate import Certificate
 from harness.artifacts.layout import RunDir
 from harness.artifacts.plan_table import write_plan
 from harness.commands.display import View
@@ -23,12 +25,14 @@ from harness.commands.steps.load_generator import LoadGenerator, prepare_load_ge
 from harness.commands.steps.outcome import RunResult, reduce_failed, reduce_measured, result_of
 from harness.commands.steps.prepare import make_run_dir, prepare
 from harness.commands.steps.run_record import RunRecord
+from harness.commands.steps.server_lease import ServerLease
 from harness.core.clock import now_ns
+from harness.core.errors import ProfileError
 from harness.core.records import Concern, Purpose, Severity
 from harness.core.signals import Signals
 from harness.core.units import human_duration
 from harness.hardware.cores import confined
-from harness.processes.registry import RunRegistry, reap_orphans
+from harness.processes.registry import RUN_ID_VARIABLE, RunRegistry, reap_orphans
 from harness.profile.schema import Profile
 from harness.server.answers_check import QualityCheck
 from harness.server.base import RunContext, RunningServer, raise_problems, read_api_key
@@ -49,6 +53,9 @@ def run_profile(
     overrides: Sequence[str] = (),
     calibrate: bool = True,
     repeat: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, Any] | None = None,
+    lease: ServerLease | None = None,
+    certificate: Certificate | None = None,
 ) -> RunResult:
     """Run a profile to its end and reduce what was measured.
 
@@ -60,6 +67,10 @@ def run_profile(
         overrides: `--set` arguments, kept in the manifest.
         calibrate: whether to certify the load generator if the profile requires it.
         repeat: which repeat of which series this is, kept in the manifest.
+        sweep: which point of which sweep this is, kept in the manifest.
+        lease: keeps the server for the next run of a series.
+        certificate: of the load generator, for this load or a heavier one; default: a stored or new
+            one.
 
     Returns:
         The result; an interrupted or invalid run is a result, not an error.
@@ -68,20 +79,33 @@ def run_profile(
         HarnessError: preflight, server, traffic or artifacts failed. The run directory keeps the
             records.
     """
+    if profile.sweep is not None:
+        raise ProfileError(
+            f"{profile.name} has a `sweep` section, so it is several runs",
+            next_step="use `harness sweep` or `harness run`, or set sweep=null for a single run",
+        )
     with Signals() as signals:
         _end_orphans(view)
         view.phase("preparing", f"{profile.name} ({profile.purpose.value})")
         prepared = prepare(profile, view.note)
+        if lease is not None:
+            prepared = replace(prepared, server=lease.lend(prepared))
         for note in prepared.plan.notes:
             view.note(note)
         raise_problems(prepared.server.preflight())
         time = planned_time(profile, prepared.plan.stages, calibrate=calibrate)
-        _show_time(time, view, whole=not repeat or repeat.get("repeat", 1) == 1)
+        first = sweep is None and (not repeat or repeat.get("repeat", 1) == 1)
+        _show_time(time, view, whole=first)
         check = QualityCheck(prepared.profile, prepared.facts) if profile.checks_quality else None
 
         run_dir = make_run_dir(out, profile.name)
         record = RunRecord(
-            prepared, run_dir, view, overrides=overrides, repeat=repeat, left_s=time.left_s
+            prepared,
+            run_dir,
+            view,
+            overrides=overrides,
+            labels={"repeat": repeat, "sweep": sweep},
+            left_s=time.left_s,
         )
         if source is not None:
             write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
@@ -91,39 +115,39 @@ def run_profile(
         try:
             with record.failures():
                 _write_plan(record)
-                interrupted = _measure(record, signals, check, calibrate=calibrate)
+                interrupted = _measure(
+                    record,
+                    signals,
+                    check,
+                    calibrate=calibrate,
+                    lease=lease,
+                    certificate=certificate,
+                )
                 record.phase("done", show=False)
             record.end(interrupted=interrupted)
         except BaseException:
             reduce_failed(run_dir, view)
             raise
         summary = reduce_measured(run_dir, view, prepared.facts, interrupted=interrupted)
+        if lease is not None:
+            lease.keep_idle(record.run_id, summary.energy.idle)
         return result_of(run_dir.root, summary, profile.thresholds, interrupted=interrupted)
 
 
 def _measure(
-    record: RunRecord, signals: Signals, check: QualityCheck | None, *, calibrate: bool
+    record: RunRecord,
+    signals: Signals,
+    check: QualityCheck | None,
+    *,
+    calibrate: bool,
+    lease: ServerLease | None,
+    certificate: Certificate | None,
 ) -> bool:
     """Start everything, drive the load, stop everything; whether a signal cut the load short."""
-    ours = record.prepared.server.kind != "attach"
+    plan = record.prepared.plan
     with ExitStack() as stack:
-        registry = stack.enter_context(_registered(record.run_dir))
-        generator = prepare_load_generator(stack, record, registry, calibrate=calibrate)
-        exporter = _start_exporter(stack, record)
-        telemetry = _start_telemetry(stack, record, registry)
-        if ours:  # a running server cannot be stopped to measure idle power
-            measure_idle(record, telemetry, "before_server")
-
-        server = _start_server(stack, record, registry, generator)
-        _watch_server(record, telemetry, server)
-        measure_idle(record, telemetry, "ready", server)
-
-        plan = record.prepared.plan
-        display = LiveDisplay(plan.stages, record.events, record.view, exporter)
-        traffic = _start_traffic(stack, record, registry, server, generator, display)
-        telemetry.add_scopes(traffic.pids())
-        if generator.canary is not None and generator.canary.pid is not None:
-            telemetry.add_scopes({"canary": generator.canary.pid})
+        started = _start_all(stack, record, lease, certificate, calibrate=calibrate)
+        server, telemetry, traffic = started.server, started.telemetry, started.traffic
         if check is not None:
             check_answers(check, "before", record, server)
         _scrape_and_mark(record, telemetry, "first_after_ready")
@@ -131,7 +155,7 @@ def _measure(
         record.phase("load", plan.stages[0].name, event="traffic_start")
         signals.only_count()
         traffic.go(now_ns() + round(START_DELAY_S * 1e9))
-        interrupted = _follow_load(record, signals, traffic, server, telemetry, display)
+        interrupted = _follow_load(record, signals, traffic, server, telemetry, started.display)
         record.phase("drained", event="drain", show=False)
         wait_until_idle(telemetry)
         _scrape_and_mark(record, telemetry, "last_after_drain")
@@ -149,6 +173,60 @@ def _measure(
             }
         )
     return interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """What measures and what is measured, ready for the load."""
+
+    server: RunningServer
+    telemetry: TelemetryRecorder
+    traffic: LocustDriver
+    display: LiveDisplay
+
+
+def _start_all(
+    stack: ExitStack,
+    record: RunRecord,
+    lease: ServerLease | None,
+    certificate: Certificate | None,
+    *,
+    calibrate: bool,
+) -> _Started:
+    """Start load generator, telemetry and server, and measure idle power between them. With a
+    server that runs already and known idle power, all start at once.
+    """
+    attached = record.prepared.server.kind == "attach"
+    idle = None if lease is None else lease.idle
+    registry = stack.enter_context(_registered(record.run_dir, lease))
+    generator = prepare_load_generator(
+        stack, record, registry, calibrate=calibrate, certificate=certificate
+    )
+    exporter = _start_exporter(stack, record)
+    display = LiveDisplay(record.prepared.plan.stages, record.events, record.view, exporter)
+    server: RunningServer | None = None
+    traffic: LocustDriver | None = None
+    if lease is not None and lease.holds:
+        server = _start_server(stack, record, registry, generator)
+        if idle is not None:
+            traffic = _launch_traffic(stack, record, registry, server, generator, display)
+    telemetry = _start_telemetry(stack, record, registry)
+    if server is None:
+        if not attached:  # a running server cannot be stopped to measure idle power
+            measure_idle(record, telemetry, "before_server")
+        server = _start_server(stack, record, registry, generator)
+    _watch_server(record, telemetry, server)
+    if idle is None:
+        measure_idle(record, telemetry, "ready", server)
+    else:
+        record.manifest.update(idle=idle)
+    if traffic is None:
+        traffic = _launch_traffic(stack, record, registry, server, generator, display)
+    traffic.start()
+    telemetry.add_scopes(traffic.pids())
+    if generator.canary is not None and generator.canary.pid is not None:
+        telemetry.add_scopes({"canary": generator.canary.pid})
+    return _Started(server, telemetry, traffic, display)
 
 
 def _end_orphans(view: View) -> None:
@@ -203,16 +281,19 @@ def _write_plan(record: RunRecord) -> None:
 
 
 @contextmanager
-def _registered(run_dir: RunDir) -> Iterator[RunRegistry]:
+def _registered(run_dir: RunDir, lease: ServerLease | None) -> Iterator[RunRegistry]:
     """Mark all processes of the run by an environment variable, so that a later run finds orphans;
-    yields the registry of process groups.
+    yields the registry of process groups. Runs that share a server share both.
     """
-    os.environ["HARNESS_RUN_ID"] = run_dir.root.name
-    try:
-        with RunRegistry.open(run_dir.root.name, run_dir.root) as registry:
-            yield registry
-    finally:
-        os.environ.pop("HARNESS_RUN_ID", None)
+    with ExitStack() as stack:
+        registry = (
+            stack.enter_context(RunRegistry.open(run_dir.root.name, run_dir.root))
+            if lease is None
+            else lease.registry
+        )
+        os.environ[RUN_ID_VARIABLE] = registry.run_id
+        stack.callback(os.environ.pop, RUN_ID_VARIABLE, None)
+        yield registry
 
 
 def _start_exporter(stack: ExitStack, record: RunRecord) -> Exporter | None:
@@ -271,6 +352,8 @@ def _start_server(
         record.concern(Concern("server_unusual", Severity.NOTE, f"{note}."))
     ready_s = server.info.ready_s
     ready = "" if ready_s is None else f"after {human_duration(ready_s)}, "
+    if server.info.kept_from is not None:
+        ready = f"kept from {server.info.kept_from}, "
     record.phase(
         "server ready",
         ready + ", ".join(endpoint.base_url for endpoint in server.endpoints),
@@ -289,7 +372,7 @@ def _watch_server(record: RunRecord, telemetry: TelemetryRecorder, server: Runni
     telemetry.ensure_required()
 
 
-def _start_traffic(
+def _launch_traffic(
     stack: ExitStack,
     record: RunRecord,
     registry: RunRegistry,
@@ -297,7 +380,7 @@ def _start_traffic(
     generator: LoadGenerator,
     display: LiveDisplay,
 ) -> LocustDriver:
-    """Start the load generator, ready for `go`."""
+    """Start the load generator's processes."""
     prepared = record.prepared
     traffic = stack.enter_context(
         LocustDriver(
@@ -314,7 +397,7 @@ def _start_traffic(
             registry=registry,
         )
     )
-    traffic.start()
+    traffic.launch()
     return traffic
 
 

@@ -230,6 +230,9 @@ class ServerInfo:
         log_paths: server log of each replica, relative to the run directory.
         ready_s: time from start to ready, None for `attach`.
         notes: unusual responses of a server that is ready nevertheless.
+        kept_from: earlier run of the same series for which it was started.
+        cache_cleared: whether its prefix cache was cleared before this run; None if it started for
+            this run.
     """
 
     kind: str
@@ -240,6 +243,8 @@ class ServerInfo:
     log_paths: tuple[str, ...] = ()
     ready_s: float | None = None
     notes: tuple[str, ...] = ()
+    kept_from: str | None = None
+    cache_cleared: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

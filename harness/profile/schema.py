@@ -26,6 +26,7 @@ from harness.checked_yaml.fields import (
 from harness.core.records import Api, OutputLength, Purpose
 from harness.profile.serving import AutoServer, Model, Server
 from harness.profile.stages import STAGE_NAME, stage_name
+from harness.profile.sweep import Sweep
 from harness.profile.telemetry import Telemetry
 from harness.profile.thresholds import ThresholdText
 from harness.profile.traffic import Traffic
@@ -189,6 +190,8 @@ class Profile(Strict):
     """Pause between two repeats."""
     price: Price | None = None
     """Price, for dollars per million tokens."""
+    sweep: Sweep | None = None
+    """Keys that vary from run to run (`harness sweep`; `harness run` does the same)."""
 
     @property
     def _measures(self) -> bool:

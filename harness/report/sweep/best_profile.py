@@ -29,6 +29,8 @@ def best_profile(sweep: Sweep, chosen: Best) -> str | None:
     for override in sweep.index.overrides:
         key, _, text = override.partition("=")
         put(document, key.strip(), YAML(typ="safe").load(text))
+    for section in _SECTIONS:  # also one of an option
+        document.pop(section, None)
     for key, value in chosen.setting.values.items():
         put(document, key, value)
     for section in _SECTIONS:
