@@ -27,7 +27,7 @@ class Slots(Generic[Waiting]):
             )
         self._free = count
         self._mean_s = mean_s
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311 - simulated times
         self._queue: deque[Waiting] = deque()
 
     @property
