@@ -3,8 +3,7 @@ in one folder.
 
 A repeat is a block: each variant runs once, in an order drawn from the seed, so that slow drift
 affects all variants alike. Variants of one block have the same seed and so the same plan. The
-folder's `series.json` lists planned and completed runs. It is rewritten before and after each run,
-so a kill -9 loses no completed run, and `resume` continues with the missing ones.
+folder's `series.json` lists planned and completed runs; `harness.commands.series` runs them.
 """
 
 import json
@@ -12,15 +11,16 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from harness.artifacts.atomic import write_bytes, write_json
-from harness.artifacts.layout import RunDir
-from harness.artifacts.manifest import read_manifest
+from harness.artifacts.recorded_run import RecordedRun
+from harness.artifacts.sweep_index import Point, PointState
 from harness.commands.display import View
 from harness.commands.run import run_profile
+from harness.commands.series import Here, InOrder, Outcome, recognized, run_points
 from harness.commands.steps.outcome import RunResult
 from harness.compare.comparability import MISMATCH_KEYS
 from harness.core.clock import wall_now
@@ -31,7 +31,6 @@ from harness.core.errors import (
     NotComparableError,
     ProfileError,
 )
-from harness.core.records import RunState
 from harness.core.units import human_duration
 from harness.plan.build import workload_sha256
 from harness.plan.rng import stream
@@ -41,9 +40,6 @@ from harness.profile.schema import Profile
 SERIES_FILE: Final = "series.json"
 PROFILES_DIR: Final = "profiles"
 SCHEMA_VERSION: Final = 1
-DONE: Final = "done"
-PLANNED: Final = "planned"
-FAILED: Final = "failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,40 +60,19 @@ class Variant:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One planned run.
-
-    Attributes:
-        variant: name of the variant.
-        repeat: number, from 1.
-        seed: seed of the plan.
-        state: planned, done or failed.
-        run: folder of the completed run, else None.
-        error: reason of a failure.
-    """
-
-    variant: str
-    repeat: int
-    seed: int
-    state: str = PLANNED
-    run: str | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class SeriesResult:
     """Result of a series.
 
     Attributes:
         folder: folder of the series, as a comparison takes it.
-        entries: in the order in which they ran.
+        entries: the runs, in the order in which they are planned.
         exit_code: 130 if interrupted, else that of the first failure, else 0. Verdicts and
             thresholds of single runs do not count: the comparison evaluates them together.
         messages: lines to show.
     """
 
     folder: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[Point, ...]
     exit_code: ExitCode
     messages: tuple[str, ...] = ()
 
@@ -172,7 +147,7 @@ def check_comparable(variants: Sequence[Variant], allow: Sequence[str] = ()) -> 
                 )
 
 
-def plan_entries(variants: Sequence[Variant], repeats: int, seed: int) -> tuple[Entry, ...]:
+def plan_entries(variants: Sequence[Variant], repeats: int, seed: int) -> tuple[Point, ...]:
     """All runs in order.
 
     The k-th repeat has seed `seed` + k - 1 in all variants. If a variant attaches to a running
@@ -182,12 +157,13 @@ def plan_entries(variants: Sequence[Variant], repeats: int, seed: int) -> tuple[
     shared = (
         all(variant.profile.server.kind != "attach" for variant in variants) or len(variants) == 1
     )
-    entries: list[Entry] = []
+    entries: list[Point] = []
     for repeat in range(repeats):
         names = [variant.name for variant in variants]
         stream(seed, "order", repeat).shuffle(names)
         for name in names:
-            entries.append(Entry(name, repeat + 1, seed + (repeat if shared else len(entries))))
+            at = len(entries)
+            entries.append(Point(at, {}, repeat + 1, name, seed + (repeat if shared else at)))
     return tuple(entries)
 
 
@@ -271,64 +247,84 @@ def run_series(
         HarnessError: a variant failed twice in a row; completed runs are kept, and `series.json`
             has the reason.
     """
-    fields, entries = _load(folder)
-    variants = {variant.name: variant for variant in _variants(folder, fields)}
-    messages: list[str] = [str(note) for note in fields.get("notes", [])]
-    failures: list[HarnessError] = []
-    failed_before: set[str] = set()
-    left = [position for position, entry in enumerate(entries) if entry.state != DONE]
-    for turn, position in enumerate(left):
-        entry = entries[position]
-        variant = variants[entry.variant]
-        with view() as watching:
-            if turn:
-                _cool_down(float(fields.get("cooldown_s") or 0.0), watching)
+    series = _Repeats(folder, view, run_one, calibrate=calibrate)
+    entries, interrupted = run_points(series, Here(folder, series.run))
+    messages = series.messages
+    if interrupted:
+        messages.append(f"interrupted; to continue: harness repeat --resume {folder}")
+        return SeriesResult(folder, entries, ExitCode.INTERRUPTED, tuple(messages))
+    messages += [f"failed: {error.what}" for error in series.failures]
+    code = series.failures[0].exit_code if series.failures else ExitCode.OK
+    return SeriesResult(folder, entries, code, tuple(messages))
+
+
+@dataclass(slots=True)
+class _Repeats(InOrder):
+    """A `Series` of repeats."""
+
+    folder: Path
+    view: Callable[[], AbstractContextManager[View]]
+    run_one: RunOne
+    calibrate: bool
+    messages: list[str] = field(default_factory=list)
+    failures: list[HarnessError] = field(default_factory=list)
+    _fields: dict[str, Any] = field(default_factory=dict)
+    _variants: dict[str, Variant] = field(default_factory=dict)
+    _failed_before: set[str] = field(default_factory=set)
+    _count: int = 0
+    _turns: int = 0
+
+    def load(self) -> list[Point]:
+        self._fields, points = _load(self.folder)
+        self._variants = {variant.name: variant for variant in _variants(self.folder, self._fields)}
+        self.messages += map(str, self._fields.get("notes", []))
+        self._count = len(points)
+        return points
+
+    def save(self, points: Sequence[Point]) -> None:
+        _save(self.folder, self._fields, points)
+
+    def run(self, entry: Point) -> RunResult:
+        """Run one repeat, after the pause between runs."""
+        variant = self._variants[entry.variant]
+        with self.view() as watching:
+            if self._turns:
+                _cool_down(float(self._fields.get("cooldown_s") or 0.0), watching)
+            self._turns += 1
             watching.note(
-                f"run {position + 1} of {len(entries)}: {entry.variant}, repeat {entry.repeat},"
+                f"run {entry.id + 1} of {self._count}: {entry.variant}, repeat {entry.repeat},"
                 f" seed {entry.seed}"
             )
-            entries[position] = replace(entry, state=PLANNED, error=None)
-            _save(folder, fields, entries)
             label = {
-                "series": fields.get("series_id"),
+                "series": self._fields.get("series_id"),
                 "variant": entry.variant,
                 "repeat": entry.repeat,
-                "of": fields.get("repeats"),
+                "of": self._fields.get("repeats"),
             }
-            try:
-                result = run_one(
-                    variant.profile.model_copy(update={"seed": entry.seed}),
-                    out=folder,
-                    view=watching,
-                    source=variant.source,
-                    overrides=(*variant.overrides, f"seed={entry.seed}"),
-                    calibrate=calibrate,
-                    repeat=label,
-                )
-            except HarnessError as error:
-                entries[position] = replace(entry, state=FAILED, error=error.what)
-                _save(folder, fields, entries)
-                if error.exit_code is ExitCode.INTERRUPTED or entry.variant in failed_before:
-                    raise
-                watching.warn(f"{entry.variant}, repeat {entry.repeat} failed: {error.what}")
-                failures.append(error)
-                failed_before.add(entry.variant)
-                continue
-        if result.exit_code is ExitCode.INTERRUPTED:
-            messages.append(f"interrupted; to continue: harness repeat --resume {folder}")
-            return SeriesResult(folder, tuple(entries), ExitCode.INTERRUPTED, tuple(messages))
-        failed_before.discard(entry.variant)
-        entries[position] = replace(entry, state=DONE, run=result.run_dir.name)
-        _save(folder, fields, entries)
-        messages += [
-            f"{entry.variant}, repeat {entry.repeat}: {message}"
-            for message in result.messages
-            if "not judged" not in message
-        ]
-    messages += [f"failed: {error.what}" for error in failures]
-    return SeriesResult(
-        folder, tuple(entries), failures[0].exit_code if failures else ExitCode.OK, tuple(messages)
-    )
+            return self.run_one(
+                variant.profile.model_copy(update={"seed": entry.seed}),
+                out=self.folder,
+                view=watching,
+                source=variant.source,
+                overrides=(*variant.overrides, f"seed={entry.seed}"),
+                calibrate=self.calibrate,
+                repeat=label,
+            )
+
+    def ended(self, points: list[Point], outcome: Outcome) -> None:
+        entry, result = points[outcome.point], outcome.result
+        title = f"{entry.variant}, repeat {entry.repeat}"
+        if outcome.error is not None:
+            if entry.variant in self._failed_before:
+                raise outcome.error
+            with self.view() as watching:
+                watching.warn(f"{title} failed: {outcome.error.what}")
+            self.failures.append(outcome.error)
+            self._failed_before.add(entry.variant)
+            return
+        self._failed_before.discard(entry.variant)
+        judged = () if result is None else result.messages
+        self.messages += [f"{title}: {one}" for one in judged if "not judged" not in one]
 
 
 def variants_of(folder: Path) -> tuple[Variant, ...]:
@@ -379,18 +375,30 @@ def _cool_down(duration_s: float, view: View) -> None:
         time.sleep(duration_s)
 
 
-def _save(folder: Path, fields: Mapping[str, Any], entries: Sequence[Entry]) -> None:
-    write_json(folder / SERIES_FILE, {**fields, "runs": [asdict(entry) for entry in entries]})
+def _save(folder: Path, fields: Mapping[str, Any], entries: Sequence[Point]) -> None:
+    runs = [
+        {
+            "variant": one.variant,
+            "repeat": one.repeat,
+            "seed": one.seed,
+            "state": one.state.value,
+            "run": one.run if one.state is PointState.DONE else None,
+            "error": one.error,
+        }
+        for one in entries
+    ]
+    write_json(folder / SERIES_FILE, {**fields, "runs": runs})
 
 
-def _load(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """Fields and entries; a run that completed after the file's last update (a kill between the
-    two) counts as done.
-    """
+def _load(folder: Path) -> tuple[dict[str, Any], list[Point]]:
+    """Fields and entries; those of finished runs are done."""
     path = folder / SERIES_FILE
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        entries = [Entry(**entry) for entry in fields.pop("runs")]
+        entries = [
+            Point(at, {}, **{**entry, "state": PointState(entry["state"])})
+            for at, entry in enumerate(fields.pop("runs"))
+        ]
         version = fields["schema_version"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
@@ -402,15 +410,12 @@ def _load(folder: Path) -> tuple[dict[str, Any], list[Entry]]:
             f"{path} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}",
             next_step="upgrade the harness",
         )
-    finished = {}
-    for manifest_path in sorted(folder.glob("*/manifest.json")):
-        manifest = read_manifest(RunDir(manifest_path.parent))
-        if manifest.state == RunState.COMPLETE and (manifest_path.parent / "summary.json").exists():
-            label = manifest.repeat
-            finished[label.variant, label.repeat] = manifest_path.parent.name
-    for position, entry in enumerate(entries):
-        if entry.state != DONE and (entry.variant, entry.repeat) in finished:
-            entries[position] = replace(
-                entry, state=DONE, run=finished[entry.variant, entry.repeat], error=None
-            )
-    return fields, entries
+    known = {(entry.variant, entry.repeat): entry.id for entry in entries}
+
+    def which(run: RecordedRun) -> int | None:
+        label = run.repeat
+        if label.variant is None or label.repeat is None:
+            return None
+        return known.get((label.variant, label.repeat))
+
+    return fields, recognized(folder, entries, which)

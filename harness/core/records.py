@@ -230,6 +230,8 @@ class ServerInfo:
         log_paths: server log of each replica, relative to the run directory.
         ready_s: time from start to ready, None for `attach`.
         notes: unusual responses of a server that is ready nevertheless.
+        kept_from: run for which it was started, if an earlier one of a sweep; its log lines of this
+            run only are in `log_paths`.
     """
 
     kind: str
@@ -240,6 +242,7 @@ class ServerInfo:
     log_paths: tuple[str, ...] = ()
     ready_s: float | None = None
     notes: tuple[str, ...] = ()
+    kept_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
