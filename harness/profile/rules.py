@@ -21,6 +21,7 @@ from harness.core.network import FROM_ENVIRONMENT
 from harness.core.records import CANARY, Boundary, HeadlineRule, OutputLength
 from harness.profile.distributions import AnyDistribution
 from harness.profile.schema import BUILTIN_MODELS, Profile
+from harness.profile.search import parse_condition
 from harness.profile.serving import TorchServer, VllmServer
 from harness.profile.stages import stage_name
 from harness.profile.thresholds import EVERY_STAGE, parse_threshold
@@ -641,6 +642,64 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
 
+def _search_range(profile: Profile) -> Found:
+    """`search` with several load stages, a stage of another kind than `search.load`, `from` not
+    below `to`, concurrencies that are not whole, or more than the stage's `sessions` allow.
+    """
+    search = profile.search
+    if search is None:
+        return
+    stages = profile.traffic.load
+    if len(stages) != 1:
+        what = f"searches with one load stage; traffic.load has {len(stages)}"
+        yield ("search",), what, "keep the stage whose load is to be searched"
+    elif stages[0].kind != search.load:
+        what = f"is `{search.load}`, but the load stage's kind is `{stages[0].kind}`"
+        yield (
+            ("search", "load"),
+            what,
+            f"write `load: {stages[0].kind}`, or change the stage's kind",
+        )
+    elif stages[0].sessions is not None and search.whole and stages[0].sessions < search.to:
+        sessions = stages[0].sessions
+        what = f"is {search.to:g}, but the load stage ends after {sessions} sessions"
+        yield ("search", "to"), what, "remove `sessions` from the stage, or lower `to`"
+    if search.lowest >= search.to:
+        what = f"is {search.lowest:g}, which is not below `to`, {search.to:g}"
+        yield ("search", "from"), what, "lower `from`, or raise `to`"
+    for key, value in (("from", search.lowest), ("to", search.to)):
+        if search.whole and value != int(value):
+            what = f"must be a whole number of sessions; it is {value:g}"
+            yield ("search", key), what, "write a whole number, or `load: arrival_rate`"
+
+
+def _search_tiers(profile: Profile) -> Found:
+    """A tier of a search without conditions and without `slos`, with both `share` and conditions,
+    with a condition that cannot be parsed, or with the name of another tier.
+    """
+    search = profile.search
+    names: set[str] = set()
+    for index, tier in enumerate(() if search is None else search.tiers):
+        path: Path = ("search", "tiers", index)
+        if tier.name in names:
+            yield (*path, "name"), f"{tier.name!r} is the name of two tiers", "rename one of them"
+        names.add(tier.name)
+        if tier.conditions and tier.share is not None:
+            what = "`share` is of `slos`, but the tier has conditions of its own"
+            yield (*path, "share"), what, "drop it: the percentiles of the conditions are shares"
+        for number, text in enumerate(tier.conditions):
+            try:
+                parse_condition(text)
+            except ValueError as error:
+                what, _, fix = str(error).partition("; ")
+                yield (*path, "conditions", number), what, fix or "write another condition"
+        if not tier.conditions and not any(profile.slos.model_dump().values()):
+            what = f"tier {tier.name!r} has no conditions, and the profile has no `slos`"
+            yield ("search", "tiers"), what, "add `conditions` to the tier, or add `slos`"
+    if search is not None and not search.tiers:
+        yield ("search", "tiers"), "is empty", "add a tier, or drop the key for 95% of `slos`"
+
+
 RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = (
     (_model_id, (("server", "kind"),)),
     (_builtin, ()),
@@ -675,6 +734,8 @@ RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = 
     (_stage_names, (("traffic", "load"), ("slos",))),
     (_energy, ()),
     (_stage_parts, (("traffic", "workload"),)),
+    (_search_range, (("traffic", "load"),)),
+    (_search_tiers, (("slos",),)),
 )
 """Each rule with the keys that it reads besides the one that it reports. Its docstring is its entry
 in docs/reference/profile.md.
