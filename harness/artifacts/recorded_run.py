@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from harness.artifacts.run_summary.energy import IdleStretch
 from harness.core.clock import ClockAnchor
 from harness.core.records import Concern, Gpu, ModelFacts, ServerInfo, Severity
 from harness.profile.recorded import RecordedProfile
@@ -145,6 +146,34 @@ class RepeatLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class SweepLabel:
+    """Which point of which sweep or search a run is (`harness.artifacts.sweep_index.Point`)."""
+
+    id: str | None = None
+    point: int | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _from(name: str) -> str:
+    return "from" if name == "from_run" else name
+
+
+@dataclass(frozen=True, slots=True)
+class KeptIdle:
+    """Idle power measured in an earlier run of the same sweep, when the server was started.
+
+    Attributes:
+        from_run: name of that run; `from` in JSON.
+    """
+
+    __pydantic_config__: ClassVar = {"alias_generator": _from}
+
+    from_run: str | None = None
+    before_server: IdleStretch | None = None
+    ready: IdleStretch | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RecordedConcern:
     """A concern found during the run."""
 
@@ -180,6 +209,7 @@ class RecordedRun:
         endpoints: empty before the server was ready.
         calibration: name of the certificate's file.
         canary: whether canaries were sent.
+        idle: of an earlier run; None if the run measured its own.
     """
 
     schema_version: int | None = None
@@ -210,6 +240,8 @@ class RecordedRun:
     not_implemented: tuple[str, ...] | None = None
     telemetry: Recorder | None = None
     repeat: RepeatLabel = RepeatLabel()
+    sweep: SweepLabel = SweepLabel()
+    idle: KeptIdle | None = None
 
     @property
     def started_at(self) -> datetime | None:

@@ -7,11 +7,13 @@ case, and passes the run directory to the reduction that `harness reduce` also c
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from harness import __version__
 from harness.artifacts.atomic import write_bytes, write_json
+from harness.artifacts.certificate import Certificate
 from harness.artifacts.layout import RunDir
 from harness.artifacts.plan_table import write_plan
 from harness.commands.display import View
@@ -24,13 +26,14 @@ from harness.commands.steps.load_generator import LoadGenerator, prepare_load_ge
 from harness.commands.steps.outcome import RunResult, reduce_failed, reduce_measured, result_of
 from harness.commands.steps.prepare import make_run_dir, prepare
 from harness.commands.steps.run_record import RunRecord
+from harness.commands.steps.server_lease import ServerLease
 from harness.core.clock import now_ns
 from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Purpose, Severity
 from harness.core.signals import Signals
 from harness.core.units import human_duration
 from harness.hardware.cores import confined
-from harness.processes.registry import RunRegistry, reap_orphans
+from harness.processes.registry import RUN_ID_VARIABLE, RunRegistry, reap_orphans
 from harness.profile.schema import Profile
 from harness.server.answers_check import QualityCheck
 from harness.server.base import RunContext, RunningServer, raise_problems, read_api_key
@@ -54,6 +57,9 @@ def run_profile(
     overrides: Sequence[str] = (),
     calibrate: bool = True,
     repeat: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, Any] | None = None,
+    lease: ServerLease | None = None,
+    certificate: Certificate | None = None,
     stop_when: StopWhen | None = None,
 ) -> RunResult:
     """Run a profile to its end and reduce what was measured.
@@ -66,6 +72,10 @@ def run_profile(
         overrides: `--set` arguments, kept in the manifest.
         calibrate: whether to certify the load generator if the profile requires it.
         repeat: which repeat of which series this is, kept in the manifest.
+        sweep: which point of which sweep this is, kept in the manifest.
+        lease: keeps the server for the next run of a series.
+        certificate: of the load generator, for this load or a heavier one; default: a stored or new
+            one.
         stop_when: ends the load early; the run is complete, with the concern `stopped_early`.
 
     Returns:
@@ -79,16 +89,24 @@ def run_profile(
         _end_orphans(view)
         view.phase("preparing", f"{profile.name} ({profile.purpose.value})")
         prepared = prepare(profile, view.note)
+        if lease is not None:
+            prepared = replace(prepared, server=lease.lend(prepared))
         for note in prepared.plan.notes:
             view.note(note)
         raise_problems(prepared.server.preflight())
         time = planned_time(profile, prepared.plan.stages, calibrate=calibrate)
-        _show_time(time, view, whole=not repeat or repeat.get("repeat", 1) == 1)
+        first = sweep is None and (not repeat or repeat.get("repeat", 1) == 1)
+        _show_time(time, view, whole=first)
         check = QualityCheck(prepared.profile, prepared.facts) if profile.checks_quality else None
 
         run_dir = make_run_dir(out, profile.name)
         record = RunRecord(
-            prepared, run_dir, view, overrides=overrides, repeat=repeat, left_s=time.left_s
+            prepared,
+            run_dir,
+            view,
+            overrides=overrides,
+            labels={"repeat": repeat, "sweep": sweep},
+            left_s=time.left_s,
         )
         if source is not None:
             write_bytes(run_dir.root / "profile.yaml", source.read_bytes())
@@ -99,7 +117,13 @@ def run_profile(
             with record.failures():
                 _write_plan(record)
                 interrupted = _measure(
-                    record, signals, check, calibrate=calibrate, stop_when=stop_when
+                    record,
+                    signals,
+                    check,
+                    calibrate=calibrate,
+                    lease=lease,
+                    certificate=certificate,
+                    stop_when=stop_when,
                 )
                 record.phase("done", show=False)
             record.end(interrupted=interrupted)
@@ -107,6 +131,8 @@ def run_profile(
             reduce_failed(run_dir, view)
             raise
         summary = reduce_measured(run_dir, view, prepared.facts, interrupted=interrupted)
+        if lease is not None:
+            lease.keep_idle(record.run_id, summary.energy.idle)
         return result_of(run_dir.root, summary, profile.thresholds, interrupted=interrupted)
 
 
@@ -116,21 +142,29 @@ def _measure(
     check: QualityCheck | None,
     *,
     calibrate: bool,
+    lease: ServerLease | None,
+    certificate: Certificate | None,
     stop_when: StopWhen | None,
 ) -> bool:
     """Start everything, drive the load, stop everything; whether a signal cut the load short."""
-    ours = record.prepared.server.kind != "attach"
+    runs_already = record.prepared.server.kind == "attach" or (lease is not None and lease.holds)
+    idle = None if lease is None else lease.idle
     with ExitStack() as stack:
-        registry = stack.enter_context(_registered(record.run_dir))
-        generator = prepare_load_generator(stack, record, registry, calibrate=calibrate)
+        registry = stack.enter_context(_registered(record.run_dir, lease))
+        generator = prepare_load_generator(
+            stack, record, registry, calibrate=calibrate, certificate=certificate
+        )
         exporter = _start_exporter(stack, record)
         telemetry = _start_telemetry(stack, record, registry)
-        if ours:  # a running server cannot be stopped to measure idle power
+        if not runs_already:  # else the server cannot be stopped to measure idle power
             measure_idle(record, telemetry, "before_server")
 
         server = _start_server(stack, record, registry, generator)
         _watch_server(record, telemetry, server)
-        measure_idle(record, telemetry, "ready", server)
+        if idle is None:
+            measure_idle(record, telemetry, "ready", server)
+        else:
+            record.manifest.update(idle=idle)
 
         plan = record.prepared.plan
         display = LiveDisplay(plan.stages, record.events, record.view, exporter)
@@ -218,16 +252,19 @@ def _write_plan(record: RunRecord) -> None:
 
 
 @contextmanager
-def _registered(run_dir: RunDir) -> Iterator[RunRegistry]:
+def _registered(run_dir: RunDir, lease: ServerLease | None) -> Iterator[RunRegistry]:
     """Mark all processes of the run by an environment variable, so that a later run finds orphans;
-    yields the registry of process groups.
+    yields the registry of process groups. Runs that share a server share both.
     """
-    os.environ["HARNESS_RUN_ID"] = run_dir.root.name
-    try:
-        with RunRegistry.open(run_dir.root.name, run_dir.root) as registry:
-            yield registry
-    finally:
-        os.environ.pop("HARNESS_RUN_ID", None)
+    with ExitStack() as stack:
+        registry = (
+            stack.enter_context(RunRegistry.open(run_dir.root.name, run_dir.root))
+            if lease is None
+            else lease.registry
+        )
+        os.environ[RUN_ID_VARIABLE] = registry.run_id
+        stack.callback(os.environ.pop, RUN_ID_VARIABLE, None)
+        yield registry
 
 
 def _start_exporter(stack: ExitStack, record: RunRecord) -> Exporter | None:
@@ -286,6 +323,8 @@ def _start_server(
         record.concern(Concern("server_unusual", Severity.NOTE, f"{note}."))
     ready_s = server.info.ready_s
     ready = "" if ready_s is None else f"after {human_duration(ready_s)}, "
+    if server.info.kept_from is not None:
+        ready = f"kept from {server.info.kept_from}, "
     record.phase(
         "server ready",
         ready + ", ".join(endpoint.base_url for endpoint in server.endpoints),

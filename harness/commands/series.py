@@ -1,7 +1,7 @@
 """A folder of runs that belong together: which run comes next, its state on disk, and who runs it.
 
 `repeat`, `sweep` and `search` are each a `Series`. The first two make all points at the start; a
-search makes the next one from those that have ended. `run_points` asks the series for points, passes
+search makes the next one from those that have ended. `run_points` asks the series for points, gives
 them to an executor and saves their state before and after each, so that a kill -9 loses at most the
 point that was running. An executor decides where a point runs: `Here`, one after the other in this
 process, is the default.

@@ -230,8 +230,9 @@ class ServerInfo:
         log_paths: server log of each replica, relative to the run directory.
         ready_s: time from start to ready, None for `attach`.
         notes: unusual responses of a server that is ready nevertheless.
-        kept_from: run for which it was started, if an earlier one of a sweep; its log lines of this
-            run only are in `log_paths`.
+        kept_from: earlier run of the same series for which it was started.
+        cache_cleared: whether its prefix cache was cleared before this run; None if it started for
+            this run.
     """
 
     kind: str
@@ -243,6 +244,7 @@ class ServerInfo:
     ready_s: float | None = None
     notes: tuple[str, ...] = ()
     kept_from: str | None = None
+    cache_cleared: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

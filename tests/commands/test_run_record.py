@@ -23,7 +23,9 @@ def record(tmp_path: Path) -> Callable[..., RunRecord]:
         profile = load_profile(PROFILE, ["server={kind: attach, urls: ['http://127.0.0.1:9']}"])
         prepared = prepare(profile, lambda _: None)
         run_dir = make_run_dir(tmp_path / "out", profile.name)
-        return RunRecord(prepared, run_dir, QuietView(), overrides=["a=1"], repeat=repeat)
+        return RunRecord(
+            prepared, run_dir, QuietView(), overrides=["a=1"], labels={"repeat": repeat}
+        )
 
     return make
 

@@ -1,7 +1,7 @@
 """The load generator of a run: certificate, workers with their cores, and canary server."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -33,6 +33,9 @@ CANARY_TTFT_MS: Final = 50.0
 CANARY_GAP_MS: Final = 20.0
 """Pace of the canary server: 50 tokens/s, as `harness.traffic._locust.canary` assumes."""
 
+CALIBRATES: Final = "the load generator, against the reference server"
+"""Detail of the phase `calibrating`."""
+
 QUICK_WINDOW_S: Final = 120.0
 """Total window length below which a quick certificate suffices."""
 
@@ -59,7 +62,12 @@ class LoadGenerator:
 
 
 def prepare_load_generator(
-    stack: ExitStack, record: RunRecord, registry: RunRegistry, *, calibrate: bool
+    stack: ExitStack,
+    record: RunRecord,
+    registry: RunRegistry,
+    *,
+    calibrate: bool,
+    certificate: Certificate | None = None,
 ) -> LoadGenerator:
     """Choose certificate, workers, cores and canary, and record them in the manifest.
 
@@ -68,9 +76,13 @@ def prepare_load_generator(
         record: of the run.
         registry: of the run's process groups.
         calibrate: whether to certify the load generator if the profile requires it.
+        certificate: of this load or a heavier one; None for a stored or new one.
     """
     profile = record.prepared.profile
-    certificate = _ensure_load_generator_calibration(record, registry, calibrate=calibrate)
+    if certificate is None:
+        certificate = _ensure_load_generator_calibration(record, registry, calibrate=calibrate)
+    else:
+        write_json(record.run_dir.calibration, to_json(certificate))
     workers = profile.traffic.workers
     if workers == "auto":
         workers = 1 if certificate is None else certificate.workers
@@ -97,26 +109,46 @@ def _ensure_load_generator_calibration(
             record.concern(Concern("calibration_missing", Severity.DEGRADED, text))
         return None
     fixed = None if profile.traffic.workers == "auto" else profile.traffic.workers
-    load = load_of(profile, plan)
-    quick = is_quick(plan.stages)
-    found = cached(load, workers=fixed, quick=quick)
-    if found is None and quick:
-        found = of_heavier_load(load, workers=fixed)
-    if found is None:
-        record.phase(
-            "calibrating", "the load generator, against the reference server", event="calibrate"
-        )
-        made = make_certificate(
-            load, workers=fixed, quick=quick, note=record.view.note, registry=registry
-        )
-        found = store(made, workers=fixed)
-    else:
-        load_text = "open loop" if found.load.requests_per_s else f"{found.load.streams} streams"
-        record.view.note(
-            f"load generator certificate of {found.made_at}"
-            f" ({load_text}, {found.workers} worker(s))"
-        )
+    found = certify(
+        load_of(profile, plan),
+        workers=fixed,
+        quick=is_quick(plan.stages),
+        registry=registry,
+        note=record.view.note,
+        begin=lambda: record.phase("calibrating", CALIBRATES, event="calibrate"),
+    )
     write_json(record.run_dir.calibration, to_json(found))
+    return found
+
+
+def certify(
+    load: Load,
+    *,
+    workers: int | None,
+    quick: bool,
+    registry: RunRegistry,
+    note: Callable[[str], None],
+    begin: Callable[[], None],
+) -> Certificate:
+    """The stored certificate for a load, or a new one.
+
+    Args:
+        load: to be covered.
+        workers: their number; None for the fewest that suffice.
+        quick: whether two short levels suffice.
+        registry: of the process groups.
+        note: called with progress.
+        begin: called before a new one is measured.
+    """
+    found = cached(load, workers=workers, quick=quick)
+    if found is None and quick:
+        found = of_heavier_load(load, workers=workers)
+    if found is None:
+        begin()
+        made = make_certificate(load, workers=workers, quick=quick, note=note, registry=registry)
+        return store(made, workers=workers)
+    load_text = "open loop" if found.load.requests_per_s else f"{found.load.streams} streams"
+    note(f"load generator certificate of {found.made_at} ({load_text}, {found.workers} worker(s))")
     return found
 
 

@@ -16,7 +16,7 @@ from harness.core.records import Concern, RunState, Severity
 
 class RunRecord:
     """Written during the whole run; thread-safe. `left_s` returns the run's minimum time left from
-    the start of a phase, if it is known.
+    the start of a phase, if it is known; `labels`: the manifest's `repeat` and `sweep`.
 
     Attributes:
         prepared: what is run.
@@ -34,7 +34,7 @@ class RunRecord:
         view: View,
         *,
         overrides: Sequence[str],
-        repeat: Mapping[str, Any] | None,
+        labels: Mapping[str, Mapping[str, Any] | None],
         left_s: Callable[[str], float | None] = lambda _: None,
     ) -> None:
         started_ns = now_ns()
@@ -45,9 +45,8 @@ class RunRecord:
         self.anchor = take_anchor()
         self.events = EventLog(run_dir.events)
         fields = first_manifest_fields(prepared, self.run_id, started_ns, self.anchor, overrides)
-        self.manifest = Manifest(
-            run_dir, fields if repeat is None else {**fields, "repeat": dict(repeat)}
-        )
+        given = {key: dict(label) for key, label in labels.items() if label is not None}
+        self.manifest = Manifest(run_dir, fields | given)
 
     @property
     def run_id(self) -> str:

@@ -14,6 +14,7 @@ from harness.reduce.read.run import Run, number
 
 BEFORE_SERVER: Final = "before_server"
 READY: Final = "ready"
+NS: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class WithoutLoad:
 
     Attributes:
         when: `before_server` or `ready`.
-        start: nanoseconds from the run's start, as `end`.
+        start: nanoseconds from the start of the run in which it was measured, as `end`.
         energies: at each boundary that was read.
     """
 
@@ -52,8 +53,8 @@ class WithoutLoad:
 
 
 def idles(run: Run, calibration: MeterCalibration) -> Mapping[str, WithoutLoad]:
-    """Idle periods of the run, by `when`."""
-    found = {}
+    """Idle periods by `when`: of the run, or of the one for which its server was started."""
+    found = _kept(run)
     for event in run.events:
         if event["event"] != "idle":
             continue
@@ -69,6 +70,38 @@ def idles(run: Run, calibration: MeterCalibration) -> Mapping[str, WithoutLoad]:
             tuple(energies(run.power, start, end, expected_gpus(run), calibration=calibration)),
         )
     return found
+
+
+def _kept(run: Run) -> dict[str, WithoutLoad]:
+    """Idle periods of an earlier run: their power, without readings."""
+    kept = run.manifest.idle
+    if kept is None:
+        return {}
+    stretches = {BEFORE_SERVER: kept.before_server, READY: kept.ready}
+    return {
+        when: WithoutLoad(
+            when,
+            one.start_s / NS,
+            one.end_s / NS,
+            tuple(_energy(name, one, power) for name, power in one.boundaries.items()),
+        )
+        for when, one in stretches.items()
+        if one is not None
+    }
+
+
+def _energy(boundary: str, stretch: IdleStretch, power: IdlePower) -> Energy:
+    length_s = stretch.end_s - stretch.start_s
+    return Energy(
+        boundary,
+        None if power.watts is None else power.watts * length_s,
+        power.reason,
+        power.method,
+        devices=0,
+        length_s=length_s,
+        error_ratio=power.error_ratio,
+        systematic_ratio=power.systematic_ratio,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Energy of one window, and the metrics computed from it, each with its errors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -352,7 +352,9 @@ def _idle(at: _At, stretches: Mapping[str, WithoutLoad]) -> None:
         elif idle is None or idle.watts is None:
             at.absent(key, (idle and idle.reason) or "power was not read then")
         else:
-            at.put(key, idle.watts, idle.error_ratio, f"{idle.length_s:.0f} s {words}", energy=idle)
+            # one of an earlier run has no readings here; its source is that of this run
+            read = idle if idle.parts else replace(idle, basis=at.energy.basis)
+            at.put(key, idle.watts, idle.error_ratio, f"{idle.length_s:.0f} s {words}", energy=read)
     before = stretches.get(BEFORE_SERVER)
     active = above(at.energy, None if before is None else before.at(at.energy.boundary))
     if active is None:

@@ -139,6 +139,8 @@ def _attribution(
     if ready is None or idle is None or idle.joules is None:
         why = "" if idle is None or idle.reason is None else f": {idle.reason}"
         return Attribution(f"no idle power with the model loaded (energy.idle_s){why}")
+    if not idle.parts:
+        return Attribution("idle power is that of the run for which the server was started")
     gathered.insert(0, _slices("idle", idle, ready.start, ready.end, flow, context))
     found = fit(gathered)
     top = next((stage.found for stage in stages if stage.name == headline), None)

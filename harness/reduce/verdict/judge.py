@@ -308,12 +308,23 @@ def _server(
         out += _first_token_agreement(run, counters, *window, severity)
     before = counters.value_at_first(Concept.PROMPT_TOKENS)
     if before is not None and before - checked_tok > WARM_TOK:
-        text = (
-            f"The server had processed {before:.0f} prompt tokens before this run, so its prefix"
-            " cache may be warm."
-        )
-        out.append(Concern("server_warm", severity, text, before, WARM_TOK))
+        out += _warm(run, before, severity)
     return out
+
+
+def _warm(run: Run, before_tok: float, severity: Severity) -> list[Concern]:
+    """A server that processed prompts before the run. One kept by a sweep had its prefix cache
+    cleared, or gets prompts drawn from another seed.
+    """
+    server = run.manifest.server
+    if server is not None and server.cache_cleared:
+        return []
+    text = f"The server had processed {before_tok:.0f} prompt tokens before this run"
+    if server is not None and server.kept_from is not None and server.kind != "attach":
+        text = f"{text}, of other points of the sweep. Its prompts are of another seed."
+        return [Concern("server_warm", Severity.NOTE, text, before_tok, WARM_TOK)]
+    text = f"{text}, so its prefix cache may be warm."
+    return [Concern("server_warm", severity, text, before_tok, WARM_TOK)]
 
 
 def _window_agreement(
