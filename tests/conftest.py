@@ -1,5 +1,6 @@
 """Fixtures that several rooms need."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -44,6 +46,18 @@ def require(*programs: str) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("needs"):
         require(*mark.args)
+
+
+@pytest.fixture(scope="session")
+def made_sweep() -> ModuleType:
+    """tests/sweeps/made_sweep.py: makes folders of sweeps without measuring."""
+    path = Path(__file__).parent / "sweeps" / "made_sweep.py"
+    spec = importlib.util.spec_from_file_location("made_sweep", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session", name="require")

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Final
 
@@ -35,28 +35,43 @@ def profile_path(name: FilePath) -> FilePath:
     return shipped if os.path.isfile(shipped) else name  # noqa: PTH113
 
 
-def load_profile(path: FilePath, overrides: Sequence[str] = ()) -> Profile:
+def load_profile(
+    path: FilePath, overrides: Sequence[str] = (), sections: Mapping[str, Data] | None = None
+) -> Profile:
     """Read a profile.
 
     Args:
         path: YAML, at most `MAX_BYTES`.
         overrides: `dotted.path=value` each, values as YAML, later ones win:
             `traffic.load.0.concurrency=32`.
+        sections: whole sections by key that replace those of the file, from other options.
 
     Raises:
         ProfileError: not found, not readable, or not UTF-8.
         InvalidYamlError: with every error in its contents.
     """
     text = read_file(path, "a profile", shipped_profiles())
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:80].strip("-") or "profile"
-    return load_profile_text(text, source=str(path), name=name, overrides=overrides)
+    name = default_name(path)
+    return load_profile_text(
+        text, source=str(path), name=name, overrides=overrides, sections=sections
+    )
+
+
+def default_name(path: FilePath) -> str:
+    """The name of a profile that has none."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:80].strip("-") or "profile"
 
 
 def load_profile_text(
-    text: str, *, source: str = "<text>", name: str = "profile", overrides: Sequence[str] = ()
+    text: str,
+    *,
+    source: str = "<text>",
+    name: str = "profile",
+    overrides: Sequence[str] = (),
+    sections: Mapping[str, Data] | None = None,
 ) -> Profile:
     """Read a profile from YAML text. `source` is its name in messages; `name` is the default of the
-    profile's name; `overrides` are as for `load_profile`.
+    profile's name; `overrides` and `sections` are as for `load_profile`.
 
     Raises:
         InvalidYamlError: with every error.
@@ -69,6 +84,8 @@ def load_profile_text(
         except InvalidYamlError as error:
             document.problems += error.problems
     assert isinstance(document.data, dict)
+    for key, section in (sections or {}).items():
+        _replace(document, key, section)
     if document.data.get("name", "") in ("", None):
         document.data["name"] = name
     return check(document, Profile, violations)
@@ -107,6 +124,18 @@ def _apply(document: Source, override: str) -> None:
             _set(here, part, [] if of_list else {})
             document.places[path] = place
         here = here[part]
+    _move(document, path, place)
+
+
+def _replace(document: Source, key: str, section: Data) -> None:
+    """Write a section of other options into the document."""
+    assert isinstance(document.data, dict)
+    document.data[key] = section
+    _move(document, (key,), Place("options"))
+
+
+def _move(document: Source, path: Path, place: Place) -> None:
+    """Give a path and everything below it a new place."""
     for old in [old for old in document.places if old[: len(path)] == path]:
         del document.places[old]
     document.places[path] = place

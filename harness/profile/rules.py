@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 from urllib.parse import urlsplit
 
 from harness.api.table import WIRE_APIS, wire
+from harness.checked_yaml import shape
 from harness.checked_yaml.fields import Strict
 from harness.checked_yaml.problems import Path, Violation
 from harness.core.metrics import METRICS
@@ -24,6 +25,7 @@ from harness.profile.schema import BUILTIN_MODELS, Profile
 from harness.profile.search import parse_condition
 from harness.profile.serving import TorchServer, VllmServer
 from harness.profile.stages import stage_name
+from harness.profile.sweep import axes
 from harness.profile.thresholds import EVERY_STAGE, parse_threshold
 from harness.profile.workloads import Workload
 
@@ -623,6 +625,62 @@ def _stage_parts(profile: Profile) -> Found:
             yield ("traffic", "load", index, "part"), what, fix
 
 
+def _sweep(profile: Profile) -> Found:
+    """A sweep without a varied key; a key varied twice, or that is not of the profile; groups of
+    `zip` of unequal lengths; a varied `seed`, `name` or model; `repeats` with a sweep.
+    """
+    sweep = profile.sweep
+    if sweep is None:
+        return
+    if profile.repeats > 1:
+        yield ("repeats",), "and `sweep` exclude each other", "set `sweep.repeats` instead"
+    if not sweep.over and not any(sweep.zip):
+        fix = "add `over: {traffic.load.0.concurrency: [1, 2, 4]}`"
+        yield ("sweep",), "varies no key", fix
+    seen: set[str] = set()
+    for key, _, group in axes(sweep):
+        path: Path = ("sweep", "over", key) if group is None else ("sweep", "zip", group, key)
+        if key in seen:
+            yield path, "is varied twice", "keep one of the two"
+        seen.add(key)
+        if (wrong := _not_varied(key)) is not None:
+            yield path, *wrong
+    for number, one in enumerate(sweep.zip):
+        if len(set(map(len, one.values()))) > 1:
+            what = "has keys with " + " and ".join(f"{len(values)}" for values in one.values())
+            fix = "give each key of the group as many values"
+            yield ("sweep", "zip", number), f"{what} values", fix
+
+
+def _not_varied(key: str) -> tuple[str, str] | None:
+    """Why a key cannot be varied, and the fix; None if it can."""
+    if key in _NOT_VARIED:
+        return "cannot be varied", _NOT_VARIED[key]
+    parts = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
+    if parts[0] in _NOT_OF_A_RUN:
+        return "cannot be varied", "it is not a setting of a single run"
+    if shape.annotations_at(parts, Profile):
+        return None
+    known = {dotted for places in shape.keys_by_name(Profile).values() for dotted, _ in places}
+    numbers = iter([str(part) for part in parts if isinstance(part, int)])
+    plain = ".".join(shape.ITEM if isinstance(part, int) else part for part in parts)
+    near = difflib.get_close_matches(plain, sorted(known), n=1, cutoff=0.6)
+    if not near:
+        return "unknown key", "write a dotted key as for --set, as in traffic.load.0.concurrency"
+    meant = [next(numbers, "0") if part == shape.ITEM else part for part in near[0].split(".")]
+    return "unknown key", f"did you mean `{'.'.join(meant)}`?"
+
+
+_ONE_MODEL: Final = "runs of different models do not compare: make one sweep for each model"
+_NOT_VARIED: Final = {
+    "seed": "each run has its own seed already; for several of them set `sweep.repeats`",
+    "name": "the varied keys already identify the runs",
+    "model.id": _ONE_MODEL,
+    "model.served_name": _ONE_MODEL,
+}
+_NOT_OF_A_RUN: Final = frozenset({"sweep", "search", "repeats", "cooldown_s", "purpose", "description"})
+
+
 def _no_local_gpus(profile: Profile) -> bool:
     """Whether it is certain that no GPU of this machine serves."""
     server = profile.server
@@ -734,6 +792,7 @@ RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = 
     (_stage_names, (("traffic", "load"), ("slos",))),
     (_energy, ()),
     (_stage_parts, (("traffic", "workload"),)),
+    (_sweep, ()),
     (_search_range, (("traffic", "load"),)),
     (_search_tiers, (("slos",),)),
 )

@@ -27,6 +27,7 @@ from harness.core.records import Api, OutputLength, Purpose
 from harness.profile.search import DEFAULT_SHARE, Condition, Search, Tier, parse_condition
 from harness.profile.serving import AutoServer, Model, Server
 from harness.profile.stages import STAGE_NAME, stage_name
+from harness.profile.sweep import Sweep
 from harness.profile.telemetry import Telemetry
 from harness.profile.thresholds import ThresholdText
 from harness.profile.traffic import Traffic
@@ -190,6 +191,8 @@ class Profile(Strict):
     """Pause between two repeats."""
     price: Price | None = None
     """Price, for dollars per million tokens."""
+    sweep: Sweep | None = None
+    """Keys that vary from run to run (`harness sweep`; `harness run` does the same)."""
     search: Search | None = None
     """What `harness search` looks for; `harness run` ignores it."""
 
