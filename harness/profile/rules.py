@@ -678,7 +678,9 @@ _NOT_VARIED: Final = {
     "model.id": _ONE_MODEL,
     "model.served_name": _ONE_MODEL,
 }
-_NOT_OF_A_RUN: Final = frozenset({"sweep", "search", "repeats", "cooldown_s", "purpose", "description"})
+_NOT_OF_A_RUN: Final = frozenset(
+    {"sweep", "search", "repeats", "cooldown_s", "purpose", "description"}
+)
 
 
 def _no_local_gpus(profile: Profile) -> bool:
