@@ -100,7 +100,7 @@ def _counted(reduction: Reduction) -> Bools:
 
 def _share(reduction: Reduction, counted: Bools, condition: Condition) -> Share:
     slos = Slos(ttft_s=condition.ttft_s, tpot_s=condition.tpot_s, e2e_s=condition.e2e_s)
-    met = good(reduction.run.requests, counted, reduction.flow, slos)[counted]
+    met = good(reduction.run.requests, counted, reduction.flows, slos)[counted]
     return Share(int(np.sum(met)), len(met), design_effect(met.astype(np.float64)))
 
 

@@ -10,6 +10,12 @@ from harness.profile.search import Search
 from harness.profile.stages import Stage
 from harness.sweeps.probes import Probe
 
+LOAD_KEYS: Final = {
+    "concurrency": "traffic.load.0.concurrency",
+    "arrival_rate": "traffic.load.0.rate_per_s",
+}
+"""`search.load` -> key of the profile that a search varies."""
+
 LEAST_WINDOW_S: Final = 5.0
 """Shortest window of a probe: ten reports of the load generator."""
 
