@@ -3,7 +3,7 @@
 Modules that `harness --help` does not need are imported inside the commands.
 """
 
-from harness.cli import bench, compare, fleet, learn, measure, read, traces  # noqa: F401 - each adds its commands
+from harness.cli import bench, compare, fleet, learn, measure, read, sweep, traces  # noqa: F401 - each adds its commands
 from harness.cli.base import app
 from harness.cli.console import make_steady
 

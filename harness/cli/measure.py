@@ -24,6 +24,7 @@ from harness.cli.base import (
     read_profile,
 )
 from harness.cli.compare import repeat_series
+from harness.cli.sweep import sweep_profile
 from harness.core.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -59,6 +60,20 @@ def run_command(
 ) -> ExitCode | None:
     """Run a profile: start the server, apply load, report."""
     loaded = read_profile(profile, overrides)
+    if loaded.sweep is not None:
+        from harness.commands.sweep import SweepOptions
+
+        return sweep_profile(
+            profile,
+            tuple(overrides or ()),
+            SweepOptions(repeats=repeats),
+            out=out,
+            dry_run=dry_run,
+            yes=False,
+            calibrate=not no_calibrate,
+            json_output=json_output,
+            quiet=quiet,
+        )
     if dry_run:
         _print_plan(loaded, json_output=json_output, calibrate=not no_calibrate)
         return None

@@ -8,7 +8,6 @@ folder's `series.json` lists planned and completed runs; `harness.commands.serie
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.sweep_index import Point, PointState
 from harness.commands.display import View
 from harness.commands.run import run_profile
-from harness.commands.series import Here, InOrder, Outcome, recognized, run_points
+from harness.commands.series import Here, InOrder, Outcome, cool_down, recognized, run_points
 from harness.commands.steps.outcome import RunResult
 from harness.compare.comparability import MISMATCH_KEYS
 from harness.core.clock import wall_now
@@ -31,7 +30,6 @@ from harness.core.errors import (
     NotComparableError,
     ProfileError,
 )
-from harness.core.units import human_duration
 from harness.plan.build import workload_sha256
 from harness.plan.rng import stream
 from harness.profile.load import load_profile
@@ -289,7 +287,7 @@ class _Repeats(InOrder):
         variant = self._variants[entry.variant]
         with self.view() as watching:
             if self._turns:
-                _cool_down(float(self._fields.get("cooldown_s") or 0.0), watching)
+                cool_down(float(self._fields.get("cooldown_s") or 0.0), watching)
             self._turns += 1
             watching.note(
                 f"run {entry.id + 1} of {self._count}: {entry.variant}, repeat {entry.repeat},"
@@ -367,12 +365,6 @@ def _notes(variants: Sequence[Variant]) -> list[str]:
             " filled."
         )
     ]
-
-
-def _cool_down(duration_s: float, view: View) -> None:
-    if duration_s > 0:
-        view.phase("cooling down", human_duration(duration_s))
-        time.sleep(duration_s)
 
 
 def _save(folder: Path, fields: Mapping[str, Any], entries: Sequence[Point]) -> None:

@@ -28,6 +28,7 @@ from harness.commands.steps.prepare import make_run_dir, prepare
 from harness.commands.steps.run_record import RunRecord
 from harness.commands.steps.server_lease import ServerLease
 from harness.core.clock import now_ns
+from harness.core.errors import ProfileError
 from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Purpose, Severity
 from harness.core.signals import Signals
@@ -85,6 +86,11 @@ def run_profile(
         HarnessError: preflight, server, traffic or artifacts failed. The run directory keeps the
             records.
     """
+    if profile.sweep is not None:
+        raise ProfileError(
+            f"{profile.name} has a `sweep` section, so it is several runs",
+            next_step="use `harness sweep` or `harness run`, or set sweep=null for a single run",
+        )
     with Signals() as signals:
         _end_orphans(view)
         view.phase("preparing", f"{profile.name} ({profile.purpose.value})")

@@ -190,7 +190,11 @@ def plan_lines(profile: Profile) -> list[str]:
             f"at most {search.max_points} probes of at most {human_duration(2 * search.probe_s)}, "
             f"the first of {human_duration(first.warmup_s + first.window_s)}; at most"
             f" {human_duration(search.max_time_s)}"
-            + ("; then one confirmation run with the profile's own windows" if search.confirm else "")
+            + (
+                "; then one confirmation run with the profile's own windows"
+                if search.confirm
+                else ""
+            )
         ),
     ]
 

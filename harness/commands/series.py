@@ -9,6 +9,7 @@ process, is the default.
 
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -20,10 +21,12 @@ from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
 from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.sweep_index import Point, PointState
+from harness.commands.display import View
 from harness.commands.steps.outcome import RunResult
 from harness.core.clock import now_ns, seconds, wall_now
 from harness.core.errors import ArtifactError, ExitCode, HarnessError
 from harness.core.records import RunState
+from harness.core.units import human_duration
 from harness.processes import identity
 from harness.processes.registry import Place
 
@@ -248,6 +251,13 @@ class InOrder:
         if point is not None:
             self._started.add(point.id)
         return point
+
+
+def cool_down(duration_s: float, view: View) -> None:
+    """Pause between runs."""
+    if duration_s > 0:
+        view.phase("cooling down", human_duration(duration_s))
+        time.sleep(duration_s)
 
 
 # --- what finished runs record ---

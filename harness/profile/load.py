@@ -57,6 +57,20 @@ def load_profile(
     )
 
 
+def section_of(path: FilePath, key: str, overrides: Sequence[str] = ()) -> Data:
+    """A section of a profile as written, with `--set` arguments, unchecked; None if it has none.
+
+    Raises:
+        ProfileError: not found, not readable, or not YAML.
+    """
+    document = yaml_source.read(read_file(path, "a profile", shipped_profiles()), str(path))
+    expect_form(document, Profile, _EXAMPLE)
+    for override in overrides:
+        _apply(document, override)
+    assert isinstance(document.data, dict)
+    return document.data.get(key)
+
+
 def default_name(path: FilePath) -> str:
     """The name of a profile that has none."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem)[:80].strip("-") or "profile"

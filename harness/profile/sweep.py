@@ -2,11 +2,13 @@
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
 
+from harness.checked_yaml import source
 from harness.checked_yaml.fields import Correction, Form, Strict, Whole
 from harness.core.units import parse_bytes, parse_count, parse_duration_s
 
@@ -33,7 +35,7 @@ def amount(value: object) -> int | float:
         return value
     for parse in (int, float, parse_count, parse_duration_s, parse_bytes):
         try:
-            return parse(value)  # type: ignore[operator]  # each takes text
+            return parse(value)
         except ValueError:
             continue
     raise ValueError(f"{value!r} is not a number")
@@ -104,6 +106,32 @@ def _same(one: object, other: object) -> bool:
     return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
+_SPAN: Final = re.compile(
+    r"(?P<first>.+?)\.\.(?P<last>.+?)(?:x(?P<times>[^x+]+)|\+(?P<step>[^x+]+))?"
+)
+
+
+def parse_axis(text: str) -> object:
+    """An axis of the command line as in a profile: `1,2,4`, `1..256x2` or `8..64+8`.
+
+    Raises:
+        ValueError: a range without `x` or `+`.
+    """
+    match = _SPAN.fullmatch(text.strip())
+    if match is None:
+        return [parse_value(one) for one in text.split(",")]
+    if match["times"] is None and match["step"] is None:
+        raise ValueError(f"{text!r} has no step: add x2 (a factor) or +8 (a difference)")
+    ends = {"from": match["first"], "to": match["last"]}
+    by = {"times": match["times"]} if match["step"] is None else {"step": match["step"]}
+    return {key: parse_value(one) for key, one in (ends | by).items()}
+
+
+def parse_value(text: str) -> object:
+    """A value of the command line, read as YAML."""
+    return source.read(text.strip(), "value", lines=False).data
+
+
 _SCALAR: Final = {"type": ["number", "string", "boolean", "null"]}
 _END: Final = {"type": ["number", "string"]}
 _RANGE: Final = {
@@ -131,7 +159,9 @@ class Sweep(Strict):
     over: dict[str, Axis] = Field(default_factory=dict)
     """Dotted keys and their values; every combination is measured."""
     zip: tuple[dict[str, Axis], ...] = ()
-    """Groups of keys that vary together: the first values of a group's keys, then the second ones."""
+    """Groups of keys that vary together: the first values of all keys of a group, then the second
+    ones.
+    """
     order: Literal["random", "given"] = "random"
     """Order of servers, and of the loads of one server. `given` is for ramps; drift of the machine
     then looks like an effect of the load.

@@ -101,6 +101,15 @@ class LocalRunner(ABC):
             return (problem_of("python", error), *problems)
         return (*problems, *self.package_problems(environment))
 
+    def arithmetic_problems(self) -> tuple[Problem, ...]:
+        """Problems that follow from the profile, the model's facts and the number of GPUs. Nothing
+        is asked or started; without a GPU here their number is unknown.
+        """
+        problems = _model_problems(self.profile, self.facts)
+        if self.device == "cuda" and self.gpus:
+            problems += _gpu_problems(self.gpus, self.replicas * self.gpus_per_replica)
+        return tuple(problems)
+
     def plan(self) -> ServicePlan:
         """All replicas with their commands, GPUs and ports.
 
@@ -181,15 +190,8 @@ def cuda_problems(environment: Environment, gpus: tuple[Gpu, ...], needed: int) 
                 "check `nvidia-smi`, server.gpus, or `--gpus all`; or set server.device: cpu",
             )
         ]
-    if needed > len(gpus):
-        return [
-            Problem(
-                "too_few_gpus",
-                f"the server needs {needed} GPUs (replicas x tensor_parallel_size x"
-                f" data_parallel_size) and there are {len(gpus)}",
-                "lower one of the three, or add GPUs to server.gpus",
-            )
-        ]
+    if problems := _gpu_problems(gpus, needed):
+        return problems
     try:
         found = cuda(environment.python, visible(gpus, by_index=True)["CUDA_VISIBLE_DEVICES"])
     except PreflightError as error:
@@ -207,6 +209,19 @@ def cuda_problems(environment: Environment, gpus: tuple[Gpu, ...], needed: int) 
                 if found.build is None
                 else f"torch was built for CUDA {found.build}; the driver may be too old"
             ),
+        )
+    ]
+
+
+def _gpu_problems(gpus: tuple[Gpu, ...], needed: int) -> list[Problem]:
+    if needed <= len(gpus):
+        return []
+    return [
+        Problem(
+            "too_few_gpus",
+            f"the server needs {needed} GPUs (replicas x tensor_parallel_size x"
+            f" data_parallel_size) and there are {len(gpus)}",
+            "lower one of the three, or add GPUs to server.gpus",
         )
     ]
 

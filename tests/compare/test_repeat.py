@@ -232,7 +232,7 @@ def test_between_runs_it_cools_down_as_long_as_the_slowest_profile_asks(
     profile, runner, tmp_path, monkeypatch
 ):
     log = []
-    monkeypatch.setattr("harness.commands.repeat.time.sleep", log.append)
+    monkeypatch.setattr("harness.commands.series.time.sleep", log.append)
 
     def run(*args, **kwargs):
         log.append("run")

@@ -1,9 +1,9 @@
 """The load generator of a run: certificate, workers with their cores, and canary server."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from harness.artifacts.atomic import write_json
@@ -14,8 +14,10 @@ from harness.core.clock import wall_now
 from harness.core.errors import ArtifactError
 from harness.core.records import CANARY, Concern, Endpoint, Purpose, Severity
 from harness.hardware.cores import partition
+from harness.plan.build import RunPlan
 from harness.plan.types import StagePlan
 from harness.processes.registry import RunRegistry
+from harness.profile.schema import Profile
 from harness.reference_server.server import MODEL, Pace, PacedServer
 from harness.traffic.fidelity import (
     CERTIFICATE_VERSION,
@@ -150,6 +152,75 @@ def certify(
     load_text = "open loop" if found.load.requests_per_s else f"{found.load.streams} streams"
     note(f"load generator certificate of {found.made_at} ({load_text}, {found.workers} worker(s))")
     return found
+
+
+class SharedCertificates:
+    """Certificates of the runs of a series: one for its heaviest load (one for each API and kind of
+    load), so that all runs have the same number of workers.
+
+    Args:
+        runs: profile and plan of every run.
+        registry: of the process groups.
+    """
+
+    def __init__(self, runs: Iterable[tuple[Profile, RunPlan]], registry: RunRegistry) -> None:
+        self._registry = registry
+        self._certificates: dict[tuple[object, ...], Certificate] = {}
+        self._quick = True
+        self._heaviest: dict[tuple[object, ...], Load] = {}
+        for profile, plan in runs:
+            if profile.calibrate:
+                self._quick = self._quick and is_quick(plan.stages)
+                kind, load = _kind(profile, plan)
+                self._heaviest[kind] = _heavier(load, self._heaviest.get(kind, load))
+
+    def of(
+        self,
+        profile: Profile,
+        plan: RunPlan,
+        *,
+        note: Callable[[str], None],
+        begin: Callable[[], None],
+    ) -> Certificate | None:
+        """The certificate of a run; None if it needs none. The first call measures it.
+
+        Args:
+            profile: of the run.
+            plan: its plan.
+            note: called with progress.
+            begin: called before one is measured.
+        """
+        if not profile.calibrate:
+            return None
+        kind, _ = _kind(profile, plan)
+        if kind not in self._certificates:
+            workers = None if profile.traffic.workers == "auto" else profile.traffic.workers
+            self._certificates[kind] = certify(
+                self._heaviest[kind],
+                workers=workers or self._workers,
+                quick=self._quick,
+                registry=self._registry,
+                note=note,
+                begin=begin,
+            )
+        return self._certificates[kind]
+
+    @property
+    def _workers(self) -> int | None:
+        """Workers of the certificates so far."""
+        return max((one.workers for one in self._certificates.values()), default=None)
+
+
+def _kind(profile: Profile, plan: RunPlan) -> tuple[tuple[object, ...], Load]:
+    """What one certificate has in common, and the load."""
+    load = load_of(profile, plan)
+    return (load.api, load.process, load.clock, load.shape, profile.traffic.workers), load
+
+
+def _heavier(one: Load, other: Load) -> Load:
+    """The load with more events per second, with the larger body of both."""
+    heavy = max(one, other, key=lambda load: load.events_per_s)
+    return replace(heavy, body_bytes=max(one.body_bytes, other.body_bytes))
 
 
 def is_quick(stages: Sequence[StagePlan]) -> bool:
