@@ -7,7 +7,7 @@ case, and passes the run directory to the reduction that `harness reduce` also c
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -153,31 +153,10 @@ def _measure(
     stop_when: StopWhen | None,
 ) -> bool:
     """Start everything, drive the load, stop everything; whether a signal cut the load short."""
-    runs_already = record.prepared.server.kind == "attach" or (lease is not None and lease.holds)
-    idle = None if lease is None else lease.idle
+    plan = record.prepared.plan
     with ExitStack() as stack:
-        registry = stack.enter_context(_registered(record.run_dir, lease))
-        generator = prepare_load_generator(
-            stack, record, registry, calibrate=calibrate, certificate=certificate
-        )
-        exporter = _start_exporter(stack, record)
-        telemetry = _start_telemetry(stack, record, registry)
-        if not runs_already:  # else the server cannot be stopped to measure idle power
-            measure_idle(record, telemetry, "before_server")
-
-        server = _start_server(stack, record, registry, generator)
-        _watch_server(record, telemetry, server)
-        if idle is None:
-            measure_idle(record, telemetry, "ready", server)
-        else:
-            record.manifest.update(idle=idle)
-
-        plan = record.prepared.plan
-        display = LiveDisplay(plan.stages, record.events, record.view, exporter)
-        traffic = _start_traffic(stack, record, registry, server, generator, display)
-        telemetry.add_scopes(traffic.pids())
-        if generator.canary is not None and generator.canary.pid is not None:
-            telemetry.add_scopes({"canary": generator.canary.pid})
+        started = _start_all(stack, record, lease, certificate, calibrate=calibrate)
+        server, telemetry, traffic = started.server, started.telemetry, started.traffic
         if check is not None:
             check_answers(check, "before", record, server)
         _scrape_and_mark(record, telemetry, "first_after_ready")
@@ -185,8 +164,12 @@ def _measure(
         record.phase("load", plan.stages[0].name, event="traffic_start")
         signals.only_count()
         traffic.go(now_ns() + round(START_DELAY_S * 1e9))
+<<<<<<< HEAD
         early = _EarlyEnd(record, traffic, display, stop_when)
         interrupted = _follow_load(record, signals, traffic, server, telemetry, display, early)
+=======
+        interrupted = _follow_load(record, signals, traffic, server, telemetry, started.display)
+>>>>>>> sw-run
         record.phase("drained", event="drain", show=False)
         wait_until_idle(telemetry)
         _scrape_and_mark(record, telemetry, "last_after_drain")
@@ -204,6 +187,60 @@ def _measure(
             }
         )
     return interrupted
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """What measures and what is measured, ready for the load."""
+
+    server: RunningServer
+    telemetry: TelemetryRecorder
+    traffic: LocustDriver
+    display: LiveDisplay
+
+
+def _start_all(
+    stack: ExitStack,
+    record: RunRecord,
+    lease: ServerLease | None,
+    certificate: Certificate | None,
+    *,
+    calibrate: bool,
+) -> _Started:
+    """Start load generator, telemetry and server, and measure idle power between them. With a
+    server that runs already and known idle power, all start at once.
+    """
+    attached = record.prepared.server.kind == "attach"
+    idle = None if lease is None else lease.idle
+    registry = stack.enter_context(_registered(record.run_dir, lease))
+    generator = prepare_load_generator(
+        stack, record, registry, calibrate=calibrate, certificate=certificate
+    )
+    exporter = _start_exporter(stack, record)
+    display = LiveDisplay(record.prepared.plan.stages, record.events, record.view, exporter)
+    server: RunningServer | None = None
+    traffic: LocustDriver | None = None
+    if lease is not None and lease.holds:
+        server = _start_server(stack, record, registry, generator)
+        if idle is not None:
+            traffic = _launch_traffic(stack, record, registry, server, generator, display)
+    telemetry = _start_telemetry(stack, record, registry)
+    if server is None:
+        if not attached:  # a running server cannot be stopped to measure idle power
+            measure_idle(record, telemetry, "before_server")
+        server = _start_server(stack, record, registry, generator)
+    _watch_server(record, telemetry, server)
+    if idle is None:
+        measure_idle(record, telemetry, "ready", server)
+    else:
+        record.manifest.update(idle=idle)
+    if traffic is None:
+        traffic = _launch_traffic(stack, record, registry, server, generator, display)
+    traffic.start()
+    telemetry.add_scopes(traffic.pids())
+    if generator.canary is not None and generator.canary.pid is not None:
+        telemetry.add_scopes({"canary": generator.canary.pid})
+    return _Started(server, telemetry, traffic, display)
 
 
 def _end_orphans(view: View) -> None:
@@ -349,7 +386,7 @@ def _watch_server(record: RunRecord, telemetry: TelemetryRecorder, server: Runni
     telemetry.ensure_required()
 
 
-def _start_traffic(
+def _launch_traffic(
     stack: ExitStack,
     record: RunRecord,
     registry: RunRegistry,
@@ -357,7 +394,7 @@ def _start_traffic(
     generator: LoadGenerator,
     display: LiveDisplay,
 ) -> LocustDriver:
-    """Start the load generator, ready for `go`."""
+    """Start the load generator's processes."""
     prepared = record.prepared
     traffic = stack.enter_context(
         LocustDriver(
@@ -374,7 +411,7 @@ def _start_traffic(
             registry=registry,
         )
     )
-    traffic.start()
+    traffic.launch()
     return traffic
 
 

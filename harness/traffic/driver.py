@@ -109,6 +109,7 @@ class LocustDriver:
         )
         self._state = threading.Condition(threading.RLock())
         self._failure: TrafficError | None = None
+        self._launched = False
         self._ended = False
         self._closing = False
         self._interrupted = False
@@ -123,15 +124,21 @@ class LocustDriver:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def launch(self) -> None:
+        """Start the processes; `start` waits for them."""
+        self._run_dir.logs_dir.mkdir(parents=True, exist_ok=True)
+        self._locust.start()
+        self._launched = True
+
     def start(self) -> None:
-        """Start the processes and wait until all are ready.
+        """Start the processes, unless `launch` did, and wait until all are ready.
 
         Raises:
             TrafficError: one died, failed, made another plan, or was not ready in time.
         """
-        self._run_dir.logs_dir.mkdir(parents=True, exist_ok=True)
         deadline_ns = now_ns() + round(self._ready_timeout_s * NS_PER_S)
-        self._locust.start()
+        if not self._launched:
+            self.launch()
         with self._state:
             while not all(process.ready for process in self._locust.all):
                 self._raise_failure()
