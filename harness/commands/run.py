@@ -164,12 +164,10 @@ def _measure(
         record.phase("load", plan.stages[0].name, event="traffic_start")
         signals.only_count()
         traffic.go(now_ns() + round(START_DELAY_S * 1e9))
-<<<<<<< HEAD
-        early = _EarlyEnd(record, traffic, display, stop_when)
-        interrupted = _follow_load(record, signals, traffic, server, telemetry, display, early)
-=======
-        interrupted = _follow_load(record, signals, traffic, server, telemetry, started.display)
->>>>>>> sw-run
+        early = _EarlyEnd(record, traffic, started.display, stop_when)
+        interrupted = _follow_load(
+            record, signals, traffic, server, telemetry, started.display, early
+        )
         record.phase("drained", event="drain", show=False)
         wait_until_idle(telemetry)
         _scrape_and_mark(record, telemetry, "last_after_drain")
