@@ -25,7 +25,7 @@ model: {{id: paced-test-double, served_name: paced-test-double, max_context_tok:
 server: {{kind: attach, urls: ["{url}"]}}
 traffic:
   api: chat
-  workload: {{kind: batch, system_tok: 20, user_tok: 20, output_tok: 4, context_limit_tok: 3000}}
+  workload: {{kind: chat, system_tok: 20, user_tok: 20, output_tok: 4, turns: 1, context_limit_tok: 3000}}
   load: [{{kind: arrival_rate, rate_per_s: 20, over: requests, warmup_s: 3s, window_s: 20s}}]
   drain_timeout_s: 10s
 slos: {{ttft_s: {limit_s}s}}

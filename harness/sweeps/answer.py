@@ -173,9 +173,10 @@ class _Solved:
         if not self.any_missed and any(one.load >= search.to for one in probes):
             return "at_least"
         at_lowest = [one for one in probes if one.load <= search.lowest]
-        if len(at_lowest) >= _LEAST_BELOW and all(map(self.tier.missed, at_lowest)):
-            return "below"
-        return None
+        if not at_lowest or not all(map(self.tier.missed, at_lowest)):
+            return None
+        certain = self.quantile(_HIGH) < search.lowest
+        return "below" if certain or len(at_lowest) >= _LEAST_BELOW else None
 
 
 def _observation(tier: TierShares, probe: TierProbe, at: int) -> Observation | None:

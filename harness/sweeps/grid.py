@@ -21,11 +21,11 @@ OUTLIERS: Final = 0.05
 LOST_BELOW: Final = 0.2
 """A probe ended early has a share below the target by at least this."""
 
-_WIDTHS: Final = np.geomspace(0.01, 0.4, 12)
-_SPREADS: Final = np.geomspace(0.003, 0.12, 7)
-_LOSSES: Final = -np.log(1 - np.linspace(0.1, 0.45, 5))
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(7)
-_POINTS: Final = 120
+_WIDTHS: Final = np.geomspace(0.01, 0.4, 8)
+_SPREADS: Final = np.geomspace(0.003, 0.12, 5)
+_LOSSES: Final = -np.log(1 - np.linspace(0.1, 0.45, 3))
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(5)
+_POINTS: Final = 80
 _ZOOMS: Final = 3
 _TINY: Final = 1e-9
 _PREDICTED: Final = 0.5

@@ -15,11 +15,18 @@ from harness.reduce.figures.window_figures import good, intended_in
 from harness.reduce.read.categorical import Bools
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.reduce.statistics.intervals import Floats, mean_error
+from harness.reduce.windows.figure_set import NS
 
 BATCHES: Final = 20
 """Batches of consecutive requests, from whose scatter the design effect is estimated."""
 
 STOPPED_EARLY: Final = "stopped_early"
+
+LATE: Final = 0.1
+"""A request sent later than this share of a limit is late: the delay counts as the server's."""
+
+MOST_LATE: Final = 0.5
+"""Late requests, as a share of the misses that a condition allows, above which it cannot be judged."""
 
 _OF_OVERLOAD: Final = frozenset({"requests_failed", "not_reconciled"})
 """Invalid for a claim about performance, but a load that is too high has exactly these."""
@@ -85,7 +92,9 @@ def read_probe(folder: Path, load: float, conditions: Sequence[Condition]) -> Pr
     return replace(
         probe,
         shares=tuple(_share(reduction, counted, one) for one in conditions),
-        invalid=probe.invalid or (None if n else "no request was scheduled in its window"),
+        invalid=probe.invalid
+        or (None if n else "no request was scheduled in its window")
+        or _late(reduction, counted, conditions),
         requests_per_s=n / duration_s if n and duration_s else None,
         e2e_p95_s=None if e2e is None else e2e.p95,
         output_tok=None if mean is None else mean.value,
@@ -102,6 +111,24 @@ def _share(reduction: Reduction, counted: Bools, condition: Condition) -> Share:
     slos = Slos(ttft_s=condition.ttft_s, tpot_s=condition.tpot_s, e2e_s=condition.e2e_s)
     met = good(reduction.run.requests, counted, reduction.flows, slos)[counted]
     return Share(int(np.sum(met)), len(met), design_effect(met.astype(np.float64)))
+
+
+def _late(reduction: Reduction, counted: Bools, conditions: Sequence[Condition]) -> str | None:
+    """Why the load generator was too late to judge a condition, whatever the run's purpose."""
+    requests = reduction.run.requests
+    lag_s = (requests.sent - requests.intended)[counted] * NS
+    lag_s = lag_s[~np.isnan(lag_s)]
+    for one in conditions:
+        limit_s = min((limit for limit in (one.ttft_s, one.e2e_s) if limit), default=None)
+        if limit_s is None or not len(lag_s):
+            continue
+        late = float(np.mean(lag_s > LATE * limit_s))
+        if late > MOST_LATE * (1 - one.share):
+            return (
+                f"late_sends: {late:.1%} of the requests were sent more than"
+                f" {LATE * limit_s * 1000:.3g} ms late, {LATE:.0%} of the limit in {one.text}"
+            )
+    return None
 
 
 def design_effect(met: Floats) -> float:
