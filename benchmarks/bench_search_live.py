@@ -26,14 +26,14 @@ server: {{kind: attach, urls: ["{url}"]}}
 traffic:
   api: chat
   workload: {{kind: chat, system_tok: 20, user_tok: 20, output_tok: 4, turns: 1, context_limit_tok: 3000}}
-  load: [{{kind: arrival_rate, rate_per_s: 20, over: requests, warmup_s: 3s, window_s: 20s}}]
+  load: [{{kind: arrival_rate, rate_per_s: 10, over: requests, warmup_s: 3s, window_s: 20s}}]
   drain_timeout_s: 10s
 slos: {{ttft_s: {limit_s}s}}
 telemetry: {{scrape_interval_s: 500ms, host_interval_s: 1s}}
-search: {{load: arrival_rate, from: 20, to: 160, precision: 3%, max_points: {points}, max_time_s: 9m,
+search: {{load: arrival_rate, from: 10, to: 80, precision: 3%, max_points: {points}, max_time_s: 9m,
          probe_s: {probe_s}s, probe_requests: 100000, confirm: false}}
 """
-SLOTS, SERVICE_S, LIMIT_S, SHARE, BAR, MOST_S = 8, 0.08, 0.04, 0.95, 0.05, 600.0
+SLOTS, SERVICE_S, LIMIT_S, SHARE, BAR, MOST_S = 8, 0.16, 0.08, 0.95, 0.05, 600.0
 
 
 def true_capacity_per_s() -> float:
@@ -67,13 +67,12 @@ def one(seed: int, scratch: Path, *, points: int, probe_s: float) -> dict[str, o
         folder = start_search(source_of(path), out=scratch)
         result = run_search(folder, view=QuietView)
     (tier,) = result.capacity.tiers
-    assert tier.load is not None
     return {
         "seed": seed,
-        "found_per_s": round(tier.load, 3),
+        "found_per_s": None if tier.load is None else round(tier.load, 3),
         "low": tier.low,
         "high": tier.high,
-        "error": round(tier.load / true_capacity_per_s() - 1, 4),
+        "error": None if tier.load is None else round(tier.load / true_capacity_per_s() - 1, 4),
         "probes": len(result.capacity.probes),
         "stopped": sum(probe.stopped for probe in result.capacity.probes),
         "loads": [probe.load for probe in result.capacity.probes],
@@ -86,7 +85,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--points", type=int, default=14)
-    parser.add_argument("--probe-s", type=float, default=24)
+    parser.add_argument("--probe-s", type=float, default=30)
     parser.add_argument("--out", type=Path, help="keep the runs there")
     wanted = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
@@ -95,7 +94,8 @@ def main() -> int:
         for seed in wanted.seeds:
             found.append(one(seed, place, points=wanted.points, probe_s=wanted.probe_s))
             print(json.dumps(found[-1]), file=sys.stderr, flush=True)
-    right = sum(abs(float(str(each["error"]))) <= BAR for each in found)
+    errors = [each["error"] for each in found]
+    right = sum(isinstance(error, float) and abs(error) <= BAR for error in errors)
     quick = sum(float(str(each["wall_s"])) <= MOST_S for each in found)
     print(
         json.dumps(

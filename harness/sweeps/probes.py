@@ -26,7 +26,9 @@ LATE: Final = 0.1
 """A request sent later than this share of a limit is late: the delay counts as the server's."""
 
 MOST_LATE: Final = 0.5
-"""Late requests, as a share of the misses that a condition allows, above which it cannot be judged."""
+"""Late requests, as a share of the misses that a condition allows, above which the load generator
+and not the server decides whether it is met.
+"""
 
 _OF_OVERLOAD: Final = frozenset({"requests_failed", "not_reconciled"})
 """Invalid for a claim about performance, but a load that is too high has exactly these."""
