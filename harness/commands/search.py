@@ -7,7 +7,7 @@ points are made one after the other; `harness.commands.series` runs them.
 
 import json
 import secrets
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -44,7 +44,7 @@ from harness.core.units import human_duration
 from harness.plan.rng import stream
 from harness.profile.load import load_profile, section_of
 from harness.profile.schema import Profile
-from harness.profile.search import Search
+from harness.profile.search import Search, parse_capacity
 from harness.sweeps.answer import Answer, TierProbe, TierShares, answer, delivered
 from harness.sweeps.probes import Probe, read_probe
 
@@ -89,7 +89,7 @@ class SearchResult:
         folder: its folder.
         capacity: as in capacity.json.
         exit_code: 130 if interrupted; 10 if the load generator was the limit, or the confirmation
-            run is invalid; else 0.
+            run is invalid; 99 if a threshold failed; else 0.
         messages: lines to show.
     """
 
@@ -281,13 +281,30 @@ def run_search(
     capacity = _capacity(folder, state, points)
     write_capacity(folder, capacity)
     messages = [*capacity.notes]
-    code = ExitCode.INVALID_RUN if state.client_limited else series.confirmed_code
+    failed = [] if interrupted else list(_failed_thresholds(state.profile, capacity))
+    messages += failed
+    code = ExitCode.THRESHOLD_FAILED if failed else series.confirmed_code
+    if state.client_limited:
+        code = ExitCode.INVALID_RUN
     if interrupted:
         code = ExitCode.INTERRUPTED
         messages.append(f"interrupted; to continue: harness search --resume {folder}")
     elif state.ended:
         messages.append(state.ended)
     return SearchResult(folder, capacity, code, tuple(messages))
+
+
+def _failed_thresholds(profile: Profile, capacity: Capacity) -> Iterator[str]:
+    """Thresholds on a capacity that is too small, or unknown."""
+    tiers = {one.name: one for one in capacity.tiers}
+    for text in profile.thresholds:
+        threshold = parse_capacity(text)
+        if threshold is None:
+            continue
+        tier = tiers[threshold.tier]
+        value = tier.low if tier.limit == "at_least" else tier.load
+        if value is None or not threshold.met_by(value):
+            yield f"threshold failed: {text}: the capacity is {_short(value)}"
 
 
 def _capacity(folder: Path, state: "State", points: Sequence[Point]) -> Capacity:

@@ -22,7 +22,7 @@ from harness.core.network import FROM_ENVIRONMENT
 from harness.core.records import CANARY, Boundary, HeadlineRule, OutputLength
 from harness.profile.distributions import AnyDistribution
 from harness.profile.schema import BUILTIN_MODELS, Profile
-from harness.profile.search import parse_condition
+from harness.profile.search import parse_capacity, parse_condition
 from harness.profile.serving import TorchServer, VllmServer
 from harness.profile.stages import stage_name
 from harness.profile.sweep import axes
@@ -540,7 +540,14 @@ def _threshold_grammar(profile: Profile) -> Found:
     """Thresholds that do not parse."""
     for index, text in enumerate(profile.thresholds):
         try:
-            parse_threshold(text)
+            if (capacity := parse_capacity(text)) is None:
+                parse_threshold(text)
+            elif profile.search is None:
+                what = f"names the capacity at tier {capacity.tier!r}, but there is no `search`"
+                yield ("thresholds", index), what, "add `search`, or drop it"
+            elif capacity.tier not in (names := [one.name for one in profile.search.tiers]):
+                what = f"the search has no tier {capacity.tier!r}"
+                yield ("thresholds", index), what, f"write one of: {', '.join(names)}"
         except ValueError as error:
             fix = "write it as in `ttft_s.p99 < 1.5` or `output_tok_s >= 100`"
             yield ("thresholds", index), str(error), fix
@@ -553,7 +560,7 @@ def _threshold_needs(profile: Profile) -> Found:
         try:
             threshold = parse_threshold(text)
         except ValueError:
-            continue  # reported by _threshold_grammar
+            continue  # reported by _threshold_grammar, or of a capacity
         metric = threshold.metric
         if metric in _NEEDS_SLOS and all(value is None for _, value in profile.slos):
             what = f"{metric} counts requests that meet every SLO, but the profile has no SLOs"

@@ -304,3 +304,24 @@ def test_options_change_the_section_of_the_profile(tmp_path: Path) -> None:
     assert found is not None
     assert (found.lowest, found.to, found.max_points, found.precision) == (2, 64, 5, 0.05)
     assert [(one.name, len(one.conditions)) for one in found.tiers] == [("fast", 2), ("slo", 0)]
+
+
+@pytest.mark.parametrize(("least", "code"), [(40, ExitCode.OK), (60, ExitCode.THRESHOLD_FAILED)])
+def test_a_threshold_on_the_capacity_decides_the_exit_code(
+    tmp_path: Path, least: int, code: ExitCode
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(PROFILE % CLOSED + f"thresholds: ['capacity.slo >= {least}']\n")
+    source = source_of(path, (), SearchOptions(to=512, confirm=False))
+    folder = start_search(source, out=tmp_path)
+    result = search(folder, Box(folder, {"slos": 50.0}))
+    assert result.exit_code is code
+
+
+@pytest.mark.parametrize("text", ["capacity.fast >= 4", "capacity.slo = 4", "capacity.slo >= x"])
+def test_a_threshold_on_no_tier_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(PROFILE % CLOSED + f"thresholds: ['{text}']\n")
+    with pytest.raises(ProfileError) as caught:
+        source_of(path, (), SearchOptions(to=512))
+    assert "thresholds.0" in str(caught.value)
