@@ -187,24 +187,21 @@ class Tier(Strict):
     """
 
 
-# `from` is a keyword of Python, so the class cannot be written with it.
-_From: Any = create_model(
-    "_From",
-    __base__=Strict,
-    **{
-        "from": (
-            Number,
-            Field(
-                default=1.0,
-                gt=0,
-                description="Load at which the search starts; it should meet every tier.",
-            ),
-        )
-    },
-)
+_FROM: Any = {
+    "from": (
+        Number,
+        Field(
+            default=1.0,
+            gt=0,
+            description="Load at which the search starts; it should meet every tier.",
+        ),
+    )
+}
+# `from` is a keyword of Python, so its class cannot be written.
+_From: Any = create_model("_From", __base__=Strict, **_FROM)
 
 
-class Search(_From):  # type: ignore[misc]  # see above
+class Search(_From):
     """Search for the highest load that meets SLOs (`harness search`). The load generator's setting
     varies; everything else is the profile's one load stage.
     """

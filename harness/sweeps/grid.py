@@ -77,29 +77,39 @@ def posterior(
     z = float(ndtri(target))
     for _ in range(_ZOOMS):
         grid = np.linspace(low, high, _POINTS)
-        logs = np.zeros((_POINTS, len(_WIDTHS), len(_SPREADS)))
-        losses = []
-        for one in seen:
-            plain, lossy = _likelihoods(one, grid, z, target)
-            total = (1 - OUTLIERS) * plain + OUTLIERS * lossy
-            logs += np.log(total)
-            losses.append(OUTLIERS * lossy / total)
-        weights = np.exp(logs - np.max(logs))
-        weights /= np.sum(weights)
-        by_load = np.sum(weights, axis=(1, 2))
-        held = np.nonzero(by_load > 1e-7 * np.max(by_load))[0]
-        first, last = max(0, held[0] - 1), min(_POINTS - 1, held[-1] + 1)
+        by_load = np.sum(_weights(seen, grid, z, target)[0], axis=(1, 2))
+        inside = np.nonzero(by_load > 1e-7 * np.max(by_load))[0]
+        first, last = max(0, inside[0] - 1), min(_POINTS - 1, inside[-1] + 1)
         if last - first > _POINTS / 2:
             break
         low, high = float(grid[first]), float(grid[last])
+    grid = np.linspace(low, high, _POINTS)
+    weights, losses = _weights(seen, grid, z, target)
+    by_load = np.sum(weights, axis=(1, 2))
     outliers = tuple(
         one.point
         for one, lost in zip(seen, losses, strict=True)
         if float(np.sum(weights * lost)) > _PREDICTED
     )
-    spread = float(np.sum(weights * _SPREADS))
     middle = np.cumsum(by_load) - by_load / 2
-    return Posterior(grid, middle, spread, outliers)
+    return Posterior(grid, middle, float(np.sum(weights * _SPREADS)), outliers)
+
+
+def _weights(
+    seen: Sequence[Observation], grid: Floats, z: float, target: float
+) -> tuple[Floats, list[Floats]]:
+    """Posterior weight of each (capacity, width, spread), and for each observation the probability
+    there that it lost capacity.
+    """
+    logs = np.zeros((len(grid), len(_WIDTHS), len(_SPREADS)))
+    losses = []
+    for one in seen:
+        plain, lossy = _likelihoods(one, grid, z, target)
+        total = (1 - OUTLIERS) * plain + OUTLIERS * lossy
+        logs += np.log(total)
+        losses.append(OUTLIERS * lossy / total)
+    weights = np.exp(logs - np.max(logs))
+    return weights / np.sum(weights), losses
 
 
 def _likelihoods(one: Observation, grid: Floats, z: float, target: float) -> tuple[Floats, Floats]:

@@ -127,10 +127,10 @@ class EarlyEnd:
         exceeds = grown > EXCESS * math.sqrt(2 * ended + max(grown, 0))
         if not exceeds or not self._lost(misses, ended):
             return None
-        in_flight = [one.in_flight for one in self._readings]
+        in_flight = [float(one.in_flight) for one in self._readings]
         waiting = [one.waiting for one in self._readings if one.waiting is not None]
         queues = [in_flight, waiting] if len(waiting) == len(in_flight) else [in_flight]
-        if not all(map(_rises, queues)):
+        if not all(_rises(one) for one in queues):
             return None
         seconds = (last.t_ns - first.t_ns) / NS_PER_S
         return (
