@@ -1,10 +1,10 @@
-"""Likelihood of one probe of a threshold search, as a function of the distance from the threshold.
+"""Likelihood of one probe of a threshold search by its distance from the threshold.
 
-docs/explanation/statistics.md ("Capacity at an SLO") has the model. The share of good requests falls
-with the load x by one of `LINKS`: with y = (ln x - ln x*) / s it is F(z - c y), where F(z) is the
-target and c gives every link the slope of the normal one at the threshold x*. The load that acts on
-the server differs from the one that was set by a factor exp(e) with e normal of scale tau, and in an
-outlier by a loss of capacity. The likelihood, averaged over e, depends on y and tau / s only, so a
+docs/explanation/statistics.md ("Capacity at an SLO") has the model. The share of good requests
+falls with the load x by one of `_LINKS`: with y = (ln x - ln x*) / s it is F(z - c y), where F(z) is
+the target and c gives every link the slope of the normal one at the threshold x*. The load that acts
+on the server differs from the one that was set by a factor exp(e) with e normal of scale tau, and in
+an outlier by a loss of capacity. The likelihood, averaged over e, depends on y and tau / s only, so a
 probe needs one small table, whatever the grid of x*, s and tau.
 """
 
@@ -88,10 +88,12 @@ _LINKS: Final[tuple[Callable[[Floats], Floats], ...]] = (
     _gentle_start,
     _sharp_start,
 )
+LINKS: Final = len(_LINKS)
+"""Number of shapes of the curve, equally probable before the probes."""
 
 
 def _inverse(target: float) -> tuple[float, ...]:
-    """z of the target, by link."""
+    """The z of the target, by link."""
     return (
         _NORMAL.inv_cdf(target),
         math.log(target / (1 - target)),
@@ -181,7 +183,9 @@ def table(target: float, good: float, n: float, at_most: bool) -> Table:
 
     Args:
         target: share of good requests at the threshold.
-        good: as in `Observation`, also `n` and `at_most`.
+        good: as in `Observation`.
+        n: as in `Observation`.
+        at_most: as in `Observation`.
     """
     shrink = min(1.0, MOST_REQUESTS / n)
     good, n = good * shrink, n * shrink
