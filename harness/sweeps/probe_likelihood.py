@@ -1,11 +1,11 @@
 """Likelihood of one probe of a threshold search by its distance from the threshold.
 
 docs/explanation/statistics.md ("Capacity at an SLO") has the model. The share of good requests
-falls with the load x by one of `_LINKS`: with y = (ln x - ln x*) / s it is F(z - c y), where F(z) is
-the target and c gives every link the slope of the normal one at the threshold x*. The load that acts
-on the server differs from the one that was set by a factor exp(e) with e normal of scale tau, and in
-an outlier by a loss of capacity. The likelihood, averaged over e, depends on y and tau / s only, so a
-probe needs one small table, whatever the grid of x*, s and tau.
+falls with the load x by one of `_LINKS`: with y = (ln x - ln x*) / s it is F(z - c y). F(z) is the
+target, and c gives every link the slope of the normal one at the threshold x*. The load that acts
+on the server differs from the one that was set by a factor exp(e). Here e is normal of scale tau
+or, in an outlier, a loss of capacity. The likelihood, averaged over e, depends on y and tau / s
+only, so a probe needs one small table, whatever the grid of x*, s and tau.
 """
 
 import math
