@@ -16,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -216,6 +217,7 @@ def main() -> None:
         for one in SETTINGS:
             found = list(pool.map(search, [one] * seeds, range(seeds), chunksize=5))
             rows.append(row(found, one))
+            print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
         costs = list(pool.map(tiers, range(max(1, seeds // 2)), chunksize=5))
     three, alone = (float(np.mean([c[key] for c in costs])) for key in ("three", "one"))
     print(

@@ -19,8 +19,8 @@ class Capacity:
     """The highest load at which a tier is met.
 
     Attributes:
-        found: `interval`; `below`: no load from the lowest on meets the tier; `beyond`: every load up
-            to the highest does; `unknown`: no valid probe.
+        found: `interval`; `below`: no load from the lowest on meets the tier; `beyond`: every load
+            up to the highest does; `unknown`: no valid probe.
         load: concurrency or rate; `low` and `high` are the ends of its 95% interval.
         tok_s: output tokens per second at that load, also `tok_s_per_gpu`.
         sessions_per_gpu: live sessions; None for a rate.
