@@ -1,6 +1,7 @@
-"""capacity.json: the answer of a search, the highest load that meets each tier."""
+"""capacity.json: the result of a search, per tier. None is unknown, never 0."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,17 +14,54 @@ CAPACITY_FILE: Final = "capacity.json"
 SCHEMA_VERSION: Final = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """The highest load at which a tier is met.
+
+    Attributes:
+        found: `interval`; `below`: no load from the lowest on meets the tier; `beyond`: every load
+            up to the highest does; `unknown`: no valid probe.
+        load: concurrency or rate; `low` and `high` are the ends of its 95% interval.
+        tok_s: output tokens per second at that load, also `tok_s_per_gpu`.
+        sessions_per_gpu: live sessions; None for a rate.
+        sessions_per_mw: live sessions per megawatt at `boundary`, by power of `basis`.
+        binding: text of the condition that is missed first.
+        share_at_start: share of good requests at the lowest load that was probed.
+        probes: number of probes that were used.
+        outliers: run directories of probes that the others do not explain.
+        tau: standard deviation of ln(capacity) between probes.
+        confirmed: run directory of the confirmation run.
+    """
+
+    found: str
+    load: Number | None = None
+    low: Number | None = None
+    high: Number | None = None
+    tok_s: Number | None = None
+    tok_s_per_gpu: Number | None = None
+    sessions_per_gpu: Number | None = None
+    sessions_per_mw: Number | None = None
+    boundary: str | None = None
+    basis: str | None = None
+    binding: str | None = None
+    share_at_start: Number | None = None
+    probes: int = 0
+    outliers: tuple[str, ...] = ()
+    tau: Number | None = None
+    confirmed: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ConditionShare:
-    """Requests of a probe that met one condition; `design_effect`: variance of the share over that
-    of independent requests.
+    """Requests of a probe that met one condition: `good` of `n`, which say as much as `effective`
+    independent ones.
     """
 
     condition: str
-    target: Number
-    met: int
+    share: Number
+    good: int
     n: int
-    design_effect: Number = 1.0
+    effective: Number
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,88 +79,53 @@ class ProbeRecord:
     point: int
     run: str
     load: Number
-    shares: tuple[ConditionShare, ...]
+    shares: tuple[ConditionShare, ...] = ()
     stopped: bool = False
     invalid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class TierCapacity:
-    """The capacity at one tier.
-
-    Attributes:
-        conditions: in words.
-        load: the highest load that meets all of them: the posterior's median; None if unknown.
-        low: lower end of its 95% interval; `high` the upper end.
-        limit: `at_least` if every load that was tried meets the tier, `below` if none does; the
-            interval is then not closed.
-        binding: the condition with the smallest capacity.
-        spread: standard deviation of ln(capacity) between probes.
-        outliers: points whose capacity differs from the others'.
-        output_tok_s: throughput of the run that measured `low`, with the values below; None for
-            tiers without such a run.
-        sessions_per_gpu: load of that run / GPUs; None for an arrival rate, as the next.
-        sessions_per_mw: load of that run / power of `power_boundary` in MW.
-    """
-
-    name: str
-    conditions: tuple[str, ...]
-    load: Number | None = None
-    low: Number | None = None
-    high: Number | None = None
-    limit: str | None = None
-    binding: str | None = None
-    spread: Number | None = None
-    outliers: tuple[int, ...] = ()
-    run: str | None = None
-    output_tok_s: Number | None = None
-    output_tok_s_per_gpu: Number | None = None
-    sessions_per_gpu: Number | None = None
-    sessions_per_mw: Number | None = None
-    power_boundary: str | None = None
-    power_basis: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class CapacityFile:
     """The whole file.
 
     Attributes:
-        search_id: name of the folder.
         load: `concurrency` or `arrival_rate`.
+        tiers: by name.
+        probes: all runs, in order.
         confirmed_run: that measured the lower end of the first tier's interval in full.
-        ended: why the search ended.
+        ended: why the search ended; None if it goes on.
         notes: what the reader must know.
     """
 
-    search_id: str
     load: str
-    tiers: tuple[TierCapacity, ...]
-    probes: tuple[ProbeRecord, ...]
+    tiers: Mapping[str, Capacity]
+    probes: tuple[ProbeRecord, ...] = ()
     confirmed_run: str | None = None
     ended: str | None = None
     notes: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 
-def write_capacity(folder: Path, capacity: Capacity) -> None:
-    """Write capacity.json into the folder of a search."""
-    write_json(folder / CAPACITY_FILE, to_json(capacity))
+def write_capacity(folder: Path, found: CapacityFile) -> None:
+    """Write capacity.json, whole or not at all."""
+    write_json(folder / CAPACITY_FILE, to_json(found))
 
 
-def read_capacity(folder: Path) -> Capacity:
+def read_capacity(folder: Path) -> CapacityFile:
     """Read capacity.json.
 
     Raises:
         ArtifactError: missing, damaged, or written by a newer harness.
     """
     path = folder / CAPACITY_FILE
+    again = f"rewrite it with `harness report {folder}`"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ArtifactError(
             f"{folder} has no capacity: {CAPACITY_FILE} cannot be read ({error})",
-            next_step=f"finish the search: harness search --resume {folder}",
+            cause="it is not the folder of a search, or no probe has finished",
+            next_step=again,
         ) from error
     version = raw.get("schema_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > SCHEMA_VERSION:
@@ -130,4 +133,4 @@ def read_capacity(folder: Path) -> Capacity:
             f"{path} has schema_version {version}; this harness reads up to {SCHEMA_VERSION}",
             next_step="upgrade the harness",
         )
-    return from_json(Capacity, raw, "capacity", where=path)
+    return from_json(CapacityFile, raw, "capacity", where=path, next_step=again)

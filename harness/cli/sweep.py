@@ -302,7 +302,7 @@ def _run_search(
         dump({"folder": str(folder), **to_json(result.capacity)})
     else:
         print()
-        rows = [tier_row(tier) for tier in result.capacity.tiers]
+        rows = [tier_row(name, tier) for name, tier in result.capacity.tiers.items()]
         print_table("", TIER_COLUMNS, rows)
         print(folder)
     for message in result.messages:

@@ -17,9 +17,9 @@ from typing import Any, Final, Protocol
 from harness.artifacts.atomic import write_bytes
 from harness.artifacts.capacity import (
     Capacity,
+    CapacityFile,
     ConditionShare,
     ProbeRecord,
-    TierCapacity,
     write_capacity,
 )
 from harness.artifacts.recorded_run import RecordedRun
@@ -45,8 +45,9 @@ from harness.plan.rng import stream
 from harness.profile.load import load_profile, section_of
 from harness.profile.schema import Profile
 from harness.profile.search import Search, parse_capacity
-from harness.sweeps.answer import Answer, TierProbe, TierShares, answer, delivered
-from harness.sweeps.probes import Probe, read_probe
+from harness.sweeps.capacity import ProbeRun, Tier, capacity, conditions
+from harness.sweeps.probes import Probe, read_probe, tiers_of
+from harness.sweeps.threshold import Estimate, Found, Limits, estimate, next_load
 
 PROBE: Final = "probe"
 CONFIRM: Final = "confirm"
@@ -94,7 +95,7 @@ class SearchResult:
     """
 
     folder: Path
-    capacity: Capacity
+    capacity: CapacityFile
     exit_code: ExitCode
     messages: tuple[str, ...] = ()
 
@@ -278,10 +279,10 @@ def run_search(
         except (InterruptedRunError, KeyboardInterrupt):
             points, interrupted = read_sweep(folder).points, True
     state = series.state(points)
-    capacity = _capacity(folder, state, points)
-    write_capacity(folder, capacity)
-    messages = [*capacity.notes]
-    failed = [] if interrupted else list(_failed_thresholds(state.profile, capacity))
+    found = state.file(points)
+    write_capacity(folder, found)
+    messages = [*found.notes]
+    failed = [] if interrupted else list(_failed_thresholds(state.profile, found))
     messages += failed
     code = ExitCode.THRESHOLD_FAILED if failed else series.confirmed_code
     if state.client_limited:
@@ -291,53 +292,19 @@ def run_search(
         messages.append(f"interrupted; to continue: harness search --resume {folder}")
     elif state.ended:
         messages.append(state.ended)
-    return SearchResult(folder, capacity, code, tuple(messages))
+    return SearchResult(folder, found, code, tuple(messages))
 
 
-def _failed_thresholds(profile: Profile, capacity: Capacity) -> Iterator[str]:
+def _failed_thresholds(profile: Profile, found: CapacityFile) -> Iterator[str]:
     """Thresholds on a capacity that is too small, or unknown."""
-    tiers = {one.name: one for one in capacity.tiers}
     for text in profile.thresholds:
         threshold = parse_capacity(text)
         if threshold is None:
             continue
-        tier = tiers[threshold.tier]
-        value = tier.low if tier.limit == "at_least" else tier.load
+        tier = found.tiers[threshold.tier]
+        value = tier.low if tier.found == Found.BEYOND else tier.load
         if value is None or not threshold.met_by(value):
             yield f"threshold failed: {text}: the capacity is {_short(value)}"
-
-
-def _capacity(folder: Path, state: "State", points: Sequence[Point]) -> Capacity:
-    """The content of capacity.json."""
-    sessions = state.search.whole
-    tiers = []
-    for tier in state.found.tiers:
-        best = state.best_below(tier)
-        run = None if best is None else points[best].run
-        if best is not None and run is not None:
-            load = state.probes[best].load
-            tier = delivered(tier, folder / run, load, sessions=sessions)  # noqa: PLW2901
-        tiers.append(tier)
-    confirmed = points[state.confirmed[-1]].run if state.confirmed else None
-    return Capacity(
-        folder.name,
-        state.search.load,
-        tuple(tiers),
-        tuple(_record(state, points[at]) for at in state.probes),
-        confirmed_run=confirmed,
-        ended=state.ended,
-        notes=tuple(state.notes()),
-    )
-
-
-def _record(state: "State", point: Point) -> ProbeRecord:
-    probe = state.probes[point.id]
-    shares = tuple(
-        ConditionShare(one.text, one.share, share.met, share.n, round(share.design_effect, 3))
-        for one, share in zip(state.profile.conditions, probe.shares, strict=False)
-    )
-    assert point.run is not None
-    return ProbeRecord(point.id, point.run, probe.load, shares, probe.stopped, probe.invalid)
 
 
 @dataclass(frozen=True)
@@ -362,34 +329,53 @@ class State:
         """Those that say something about the server."""
         return {point: one for point, one in self.probes.items() if one.invalid is None}
 
+    @property
+    def runs(self) -> tuple[ProbeRun, ...]:
+        """Of the valid probes."""
+        return tuple(one.run for one in self.valid.values() if one.run is not None)
+
     @cached_property
-    def found(self) -> Answer:
-        """Next load, and the capacity of each tier."""
-        return answer(self._tiers(), self.search)
+    def tiers(self) -> tuple[Tier, ...]:
+        return tiers_of(self.profile)
 
-    def best_below(self, tier: TierCapacity) -> int | None:
-        """The point of the highest load that met a tier and is not above its capacity; the
-        confirmation before others.
-        """
-        (shares,) = [one for one in self._tiers() if one.name == tier.name]
-        most = tier.load or 0.0
-        met = [one for one in shares.probes if not shares.missed(one) and one.load <= most]
-        best = max(met, key=lambda one: (one.point in self.confirmed, one.load), default=None)
-        return None if best is None else best.point
+    @property
+    def limits(self) -> Limits:
+        """For the estimate. The number of probes is limited here, since some are invalid."""
+        one = self.search
+        return Limits(one.lowest, one.to, one.whole, one.precision, max_points=1_000_000)
 
-    def _tiers(self) -> list[TierShares]:
-        tiers: list[TierShares] = []
-        at = 0
-        for tier in self.search.tiers:
-            conditions = self.profile.conditions_of(tier)
-            mine = slice(at, at + len(conditions))
-            at += len(conditions)
-            shares = tuple(
-                TierProbe(point, one.load, one.stopped, one.shares[mine])
-                for point, one in self.valid.items()
+    @cached_property
+    def found(self) -> tuple[Estimate, ...]:
+        """Capacity of each tier."""
+        return tuple(estimate(one, self.limits) for one in conditions(self.tiers, self.runs))
+
+    @cached_property
+    def next_load(self) -> float | None:
+        """Of the next probe; None if every tier is known."""
+        return next_load(conditions(self.tiers, self.runs), self.limits)
+
+    def file(self, points: Sequence[Point]) -> CapacityFile:
+        """The content of capacity.json."""
+        confirmed = self.probes[self.confirmed[-1]].run if self.confirmed else None
+        met = confirmed is not None and self.meets(self.confirmed[-1])
+        tiers = {
+            tier.name: capacity(
+                number,
+                self.tiers,
+                self.runs,
+                self.limits,
+                confirmed=confirmed if number == 0 and met else None,
             )
-            tiers.append(TierShares(tier.name, conditions, shares))
-        return tiers
+            for number, tier in enumerate(self.tiers)
+        }
+        return CapacityFile(
+            self.search.load,
+            tiers,
+            tuple(_record(self, points[at]) for at in self.probes),
+            confirmed_run=points[self.confirmed[-1]].run if self.confirmed else None,
+            ended=self.ended,
+            notes=tuple(self.notes()),
+        )
 
     @property
     def client_limited(self) -> bool:
@@ -406,8 +392,8 @@ class State:
             return (
                 f"the load generator was the limit at {last.load:g}, not the server: {last.invalid}"
             )
-        if self.found.next_load is None:
-            return self.found.why
+        if self.next_load is None:
+            return _why(self.found)
         if count >= limits.max_points:
             return f"{count} probes were made (max_points), before the precision was reached"
         taken_s = sum(one.wall_s or 0.0 for one in self.probes.values())
@@ -426,19 +412,16 @@ class State:
             len(self.confirmed) >= MOST_CONFIRMED or self.meets(self.confirmed[-1])
         ):
             return None
-        low = self.found.tiers[0].low if self.found.tiers else None
-        if low is None:
+        first = self.found[0]
+        low = self.search.to if first.found is Found.BEYOND else first.low
+        if low is None or first.found is Found.BELOW:
             return None
         return max(self.search.lowest, float(int(low)) if self.search.whole else low)
 
     def meets(self, point: int) -> bool:
-        """Whether a run met the first tier."""
-        conditions = self.profile.conditions_of(self.search.tiers[0])
+        """Whether a run met the first tier. One that is invalid shows nothing else."""
         one = self.probes[point]
-        return one.invalid is not None or all(
-            share.met >= condition.share * share.n
-            for condition, share in zip(conditions, one.shares, strict=False)
-        )
+        return one.invalid is not None or not one.misses(self.tiers, 0)
 
     def notes(self) -> list[str]:
         """What the reader must know."""
@@ -464,6 +447,35 @@ class State:
                 f"the confirmation run at {load:g} missed the tier {self.search.tiers[0].name}"
             )
         return found
+
+
+def _why(found: Sequence[Estimate]) -> str:
+    kinds = {one.found for one in found}
+    if kinds == {Found.BEYOND}:
+        return "every load meets every tier: raise `to`"
+    if kinds == {Found.BELOW}:
+        share = found[0].share
+        shown = "" if share is None else f" ({share:.1%} of the requests do at the lowest)"
+        return f"no load meets any tier{shown}: lower `from`, or loosen the tiers"
+    return "every tier is known to the precision"
+
+
+def _record(state: State, point: Point) -> ProbeRecord:
+    probe = state.probes[point.id]
+    assert point.run is not None
+    return ProbeRecord(
+        point.id, point.run, probe.load, _shares(state, probe), probe.stopped, probe.invalid
+    )
+
+
+def _shares(state: State, probe: Probe) -> tuple[ConditionShare, ...]:
+    if probe.run is None:
+        return ()
+    return tuple(
+        ConditionShare(one.text, one.share, tally.good, tally.n, round(tally.effective, 1))
+        for tier, tallies in zip(state.tiers, probe.run.tallies, strict=True)
+        for one, tally in zip(tier.conditions, tallies, strict=True)
+    )
 
 
 @dataclass(slots=True)
@@ -525,7 +537,7 @@ class _Probes:
         if point.run not in self._known:
             load = self._load_of(point)
             self._known[point.run] = self.read(
-                self.folder / point.run, load, self.profile.conditions
+                self.folder / point.run, load, tiers_of(self.profile)
             )
         return self._known[point.run]
 
@@ -543,7 +555,7 @@ class _Probes:
             return self._point(len(points), load, CONFIRM)
         if state.ended is not None:
             return None
-        load = state.found.next_load
+        load = state.next_load
         assert load is not None
         return self._point(len(points), load, PROBE)
 
@@ -586,8 +598,11 @@ class _Probes:
         """Of the probes that had ended before the point was made."""
         assert self._index is not None
         before = [one for one in read_sweep(self.folder).points if one.id < point.id]
-        valid = list(self.state(before).valid.values())
-        climbing = not any(_missed(one, self.profile) for one in valid)
+        state = self.state(before)
+        valid = list(state.valid.values())
+        climbing = not any(
+            one.misses(state.tiers, number) for one in valid for number in range(len(state.tiers))
+        )
         stage = self.profile.traffic.load[0]
         return windows(self.search, stage, self._load_of(point), valid, climbing=climbing)
 
@@ -606,37 +621,20 @@ class _Probes:
             watching.note(line(state, point))
 
 
-def _missed(probe: Probe, profile: Profile) -> bool:
-    shares = zip(profile.conditions, probe.shares, strict=False)
-    return probe.stopped or any(share.met < one.share * share.n for one, share in shares)
-
-
 def line(state: State, point: Point) -> str:
     """A probe and the capacities after it, in one line."""
     probe = state.probes[point.id]
-    text = f"{probe.load:g}: "
     if probe.invalid is not None:
-        return text + f"not used, {probe.invalid}"
-    text += (
-        "ended early"
-        if probe.stopped
-        else ", ".join(
-            f"{share.met / share.n:.1%} of {share.n} ({condition.text})"
-            for condition, share in zip(state.profile.conditions, probe.shares, strict=True)
-        )
+        return f"{probe.load:g}: not used, {probe.invalid}"
+    shares = ", ".join(
+        f"{one.good / one.n:.1%} of {one.n} ({one.condition})" for one in _shares(state, probe)
     )
-    return text + "; " + "; ".join(map(in_words, state.found.tiers))
-
-
-def in_words(tier: TierCapacity) -> str:
-    """`slo: 8.4 (8.1 to 8.7)`"""
-    if tier.load is None:
-        return f"{tier.name}: unknown"
-    if tier.limit == "at_least":
-        return f"{tier.name}: at least {tier.low or tier.load:.4g}"
-    if tier.limit == "below":
-        return f"{tier.name}: below {tier.high or tier.load:.4g}"
-    return f"{tier.name}: {tier.load:.4g} ({tier.low:.4g} to {tier.high:.4g})"
+    early = "ended early, " if probe.stopped else ""
+    tiers = zip(state.tiers, state.found, strict=True)
+    return f"{probe.load:g}: {early}{shares}; " + "; ".join(
+        f"{tier.name}: {_short(one.load)} ({_short(one.low)} to {_short(one.high)})"
+        for tier, one in tiers
+    )
 
 
 TIER_COLUMNS: Final = (
@@ -650,14 +648,19 @@ TIER_COLUMNS: Final = (
 )
 
 
-def tier_row(tier: TierCapacity) -> tuple[str, ...]:
+_BEFORE: Final = {Found.BEYOND: "at least ", Found.BELOW: "below "}
+
+
+def tier_row(name: str, tier: Capacity) -> tuple[str, ...]:
     """One tier for a table of `TIER_COLUMNS`."""
-    limits = {"at_least": "at least ", "below": "below "}
-    shown = [tier.output_tok_s, tier.sessions_per_gpu, tier.sessions_per_mw]
+    found = Found(tier.found)
+    load = {Found.BEYOND: tier.low, Found.BELOW: tier.high}.get(found, tier.load)
+    interval = f"{_short(tier.low)} to {_short(tier.high)}" if found is Found.INTERVAL else "–"
+    shown = [tier.tok_s, tier.sessions_per_gpu, tier.sessions_per_mw]
     return (
-        tier.name,
-        limits.get(tier.limit or "", "") + _short(tier.load),
-        f"{_short(tier.low)} to {_short(tier.high)}" if tier.limit is None else "–",
+        name,
+        _BEFORE.get(found, "") + _short(load),
+        interval,
         tier.binding or "–",
         *map(_short, shown),
     )

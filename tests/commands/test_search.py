@@ -3,7 +3,7 @@
 import json
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from harness.artifacts.sweep_index import PointState, read_sweep
 from harness.commands.display import QuietView
 from harness.commands.search import SearchOptions, run_search, source_of, start_search
 from harness.core.errors import ExitCode, HarnessError, ProfileError, ServerError
-from harness.profile.search import Condition
-from harness.sweeps.probes import Probe, Share
+from harness.sweeps.capacity import ProbeRun, Tally, Tier, TierCondition
+from harness.sweeps.probes import Probe
 
 PROFILE = """\
 purpose: smoke
@@ -78,16 +78,24 @@ class Box:
         )
         return Result(run)
 
-    def read(self, run: Path, load: float, conditions: tuple[Condition, ...]) -> Probe:
+    def read(self, run: Path, load: float, tiers: Sequence[Tier]) -> Probe:
         point = int(run.name.split("-")[1])
         chance = random.Random(f"{point} {load}")
         shift = chance.gauss(0, self.noise)
-        shares = []
-        for one in conditions:
-            z = NORMAL.inv_cdf(one.share)
-            score = z - (math.log(load / self.capacity[one.text]) + shift) / 0.1
-            shares.append(Share(round(1000 * NORMAL.cdf(score)), 1000, 2.0))
-        probe = Probe(load, tuple(shares), requests_per_s=10.0, e2e_p95_s=0.5, output_tok=4.0)
+
+        def tally(one: TierCondition) -> Tally:
+            score = math.log(load / self.capacity[one.text.split(" >= ")[0]]) + shift
+            good = NORMAL.cdf(NORMAL.inv_cdf(one.share) - score / 0.1)
+            return Tally(round(1000 * good), 1000, 500.0)
+
+        tallies = tuple(tuple(map(tally, tier.conditions)) for tier in tiers)
+        probe = Probe(
+            load,
+            ProbeRun(run.name, load, tallies),
+            requests_per_s=10.0,
+            e2e_p95_s=0.5,
+            output_tok=4.0,
+        )
         return replace(probe, **self.wrong.get(point, {}))
 
 
@@ -103,14 +111,6 @@ class Result:
     run_dir: Path
     exit_code: ExitCode = ExitCode.OK
     messages: tuple[str, ...] = ()
-
-
-@pytest.fixture(autouse=True)
-def _no_throughput(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The runs here have no summary."""
-    monkeypatch.setattr(
-        "harness.commands.search.delivered", lambda tier, run, *_, **__: replace(tier, run=run.name)
-    )
 
 
 def begin(tmp_path: Path, load: str = CLOSED, **section: Any) -> Path:
@@ -132,7 +132,7 @@ def test_it_climbs_by_doubling_then_closes_in_and_confirms_the_lower_end(tmp_pat
     loads = [one["load"] for one in box.asked]
     assert loads[:7] == [1, 2, 4, 8, 16, 32, 64]
     assert all(32 < load <= 64 for load in loads[7:])
-    (tier,) = result.capacity.tiers
+    tier = result.capacity.tiers["slo"]
     assert tier.load == pytest.approx(50, rel=0.04)
     assert tier.low < 50 < tier.high
     assert (tier.high / tier.low) ** 0.5 - 1 <= 0.05
@@ -164,7 +164,7 @@ def test_probes_of_the_climb_are_shorter_and_windows_end_with_the_requests(tmp_p
 def test_rates_are_real_numbers(tmp_path: Path) -> None:
     folder = begin(tmp_path, OPEN, **{"from": 0.5, "to": 8, "confirm": False})
     result = search(folder, Box(folder, {"slos": 1.7}))
-    assert result.capacity.tiers[0].load == pytest.approx(1.7, rel=0.04)
+    assert result.capacity.tiers["slo"].load == pytest.approx(1.7, rel=0.04)
 
 
 def test_tiers_come_from_the_same_probes(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_tiers_come_from_the_same_probes(tmp_path: Path) -> None:
     folder = begin(tmp_path, to=512, tiers=tiers, precision="4%", max_points=40)
     box = Box(folder, {"slos": 50.0, "ttft_s.p90 < 500ms": 40.0, "speed_tok_s.p25 > 60": 25.0})
     result = search(folder, box)
-    slo, fast = result.capacity.tiers
+    slo, fast = result.capacity.tiers["slo"], result.capacity.tiers["fast"]
     assert slo.load == pytest.approx(50, rel=0.05)
     assert fast.load == pytest.approx(25, rel=0.05)
     assert fast.binding == "speed_tok_s.p25 > 60"
@@ -183,7 +183,7 @@ def test_tiers_come_from_the_same_probes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capacity", "limit", "loads"), [(1e6, "at_least", [1, 2, 4, 8]), (0.2, "below", [1])]
+    ("capacity", "limit", "loads"), [(1e6, "beyond", [1, 2, 4, 8]), (0.2, "below", [1])]
 )
 def test_a_load_beyond_the_range_is_reported(
     tmp_path: Path, capacity: float, limit: str, loads: list[int]
@@ -191,8 +191,8 @@ def test_a_load_beyond_the_range_is_reported(
     folder = begin(tmp_path, to=8, confirm=False)
     box = Box(folder, {"slos": capacity})
     result = search(folder, box)
-    assert result.capacity.tiers[0].limit == limit
-    assert [one["load"] for one in box.asked] == loads
+    assert result.capacity.tiers["slo"].found == limit
+    assert [one["load"] for one in box.asked][: len(loads)] == loads
     assert result.capacity.ended
 
 
@@ -250,7 +250,7 @@ def test_the_limits_end_it_before_the_precision(tmp_path: Path) -> None:
     result = search(folder, box)
     assert len(box.asked) == 8
     assert "max_points" in result.capacity.ended
-    assert result.capacity.tiers[0].load == pytest.approx(50, rel=0.2)
+    assert result.capacity.tiers["slo"].load == pytest.approx(50, rel=0.2)
 
 
 def test_a_missed_confirmation_continues_and_is_reported(tmp_path: Path) -> None:
@@ -260,7 +260,11 @@ def test_a_missed_confirmation_continues_and_is_reported(tmp_path: Path) -> None
     at = clean.asked[-1]["point"]
     (tmp_path / "b").mkdir()
     folder = begin(tmp_path / "b", to=512, precision="4%", max_points=30)
-    box = Box(folder, {"slos": 50.0}, wrong={at: {"shares": (Share(900, 1000, 2.0),)}})
+    box = Box(
+        folder,
+        {"slos": 50.0},
+        wrong={at: {"run": ProbeRun("r", 45.0, ((Tally(900, 1000, 500.0),),))}},
+    )
     search(folder, box)
     confirmed = [one for one in box.asked if not one["probe"]]
     assert len(confirmed) == 2
