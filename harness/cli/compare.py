@@ -76,6 +76,7 @@ CompareOut = Annotated[
         "harness compare results/A results/B",
         "harness compare results/NEW --baseline h100-chat --gate gates.yaml",
         "harness compare results/* --group-by gpu --report comparison",
+        "harness compare results/SWEEP_A results/SWEEP_B --report comparison",
     ),
 )
 def compare_command(
@@ -83,7 +84,7 @@ def compare_command(
         list[Path],
         typer.Argument(
             metavar="RUN",
-            help="Run directories, or folders of repeats; the first is the baseline.",
+            help="Run directories, folders of repeats, or two sweeps; the first is the baseline.",
         ),
     ],
     allow_mismatch: AllowMismatch = None,
@@ -113,25 +114,69 @@ def compare_command(
     ] = None,
     json_output: Json = False,
 ) -> ExitCode | None:
-    """Compare runs, or sets of repeats, and evaluate gates."""
+    """Compare runs, sets of repeats, or two sweeps, and evaluate gates.
+
+    Points of two sweeps pair by their values.
+    """
     from harness.compare.compare import compare_runs
     from harness.compare.gates import read_gates
     from harness.compare.groups import find_baseline
     from harness.compare.ratios import BOARD_SENSOR_ERROR
+    from harness.compare.sweeps import are_sweeps
     from harness.report.comparison.write import conclude
 
+    found = find_baseline(baseline) if baseline is not None else None
+    sensors = BOARD_SENSOR_ERROR if sensor_error is None else sensor_error
+    if are_sweeps(runs if found is None else [found, *runs]):
+        if group_by or gate or junit or github or summary:
+            raise typer.BadParameter(
+                "--group-by, --gate, --junit, --github and --summary are for runs, not for sweeps"
+            )
+        _compare_sweeps(
+            runs if found is None else [found, *runs],
+            tuple(allow_mismatch or ()),
+            sensors,
+            report,
+            json_output=json_output,
+        )
+        return None
     comparison = compare_runs(
         runs,
         tuple(allow_mismatch or ()),
-        baseline=find_baseline(baseline) if baseline is not None else None,
+        baseline=found,
         group_by=[key.strip() for key in group_by.split(",")] if group_by else (),
         gates=read_gates(gate) if gate is not None else (),
-        sensor_error=BOARD_SENSOR_ERROR if sensor_error is None else sensor_error,
+        sensor_error=sensors,
     )
     concluded = conclude(
         comparison, strict=strict, junit=junit, github=github, summary=summary, report=report
     )
     return _print_comparison(concluded, json_output=json_output)
+
+
+def _compare_sweeps(
+    sweeps: Sequence[Path],
+    allow_mismatch: Sequence[str],
+    sensor_error: float,
+    report: Path | None,
+    *,
+    json_output: bool,
+) -> None:
+    from harness.artifacts.typed_json import to_json
+    from harness.compare.sweeps import compare_sweeps
+    from harness.report.sweep.comparison import (
+        sweep_comparison_markdown,
+        sweep_comparison_view,
+        write_sweep_comparison,
+    )
+
+    comparison = compare_sweeps(sweeps, allow_mismatch, sensor_error=sensor_error)
+    if json_output:
+        dump(to_json(comparison))
+    else:
+        print(sweep_comparison_markdown(sweep_comparison_view(comparison, charts=False)))
+    for path in () if report is None else write_sweep_comparison(comparison, report):
+        print(path, file=sys.stderr)
 
 
 def _print_comparison(concluded: "Conclusion", *, json_output: bool) -> ExitCode | None:

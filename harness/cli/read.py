@@ -1,7 +1,7 @@
 """Commands that read run directories."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,6 +16,9 @@ from harness.cli.base import (
     print_result,
 )
 from harness.core.errors import ExitCode
+
+if TYPE_CHECKING:
+    from harness.report.sweep.write import SweepReport
 
 
 @add("reduce", shown=("harness reduce results/RUN --export parquet",))
@@ -37,30 +40,69 @@ def reduce_command(
     return ExitCode.INVALID_RUN if summary.verdict.status == "invalid" else None
 
 
-@add("report", shown=("harness report results/RUN --open",))
+@add("report", shown=("harness report results/RUN --open", "harness report results/SWEEP"))
 def report_command(
-    run: RunPath,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run directory, or folder of a sweep.")
+    ],
     exports: Exports = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="The report in a browser, served on loopback.")
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Write report.html and report.md of a run."""
+    """Write the pages of a run (report.html, report.md) or of a sweep (sweep.html, sweep.md).
+
+    For a sweep, points.csv, points.parquet, frontier.json and best.yaml too.
+    """
     from harness.artifacts.layout import RunDir
     from harness.artifacts.run_summary import summary_json
+    from harness.artifacts.sweep_index import is_sweep
     from harness.report.export import exported_names
     from harness.report.serve import serve_page
     from harness.report.terminal import reduce_and_report
 
-    summary = reduce_and_report(run, report=True, exports=exports or ())
-    if json_output:
-        dump(summary_json(summary))
+    if is_sweep(run):
+        if exports:
+            raise typer.BadParameter("--export is for runs: a sweep always has CSV and Parquet")
+        page = _report_sweep(run, json_output=json_output)
     else:
-        for name in ("report.html", "report.md", *exported_names(exports or ())):
-            print(run / name)
+        summary = reduce_and_report(run, report=True, exports=exports or ())
+        page = RunDir(run).report_html
+        if json_output:
+            dump(summary_json(summary))
+        else:
+            for name in ("report.html", "report.md", *exported_names(exports or ())):
+                print(run / name)
     if open_page:
-        serve_page(RunDir(run).report_html)
+        serve_page(page)
+
+
+def _report_sweep(folder: Path, *, json_output: bool) -> Path:
+    from harness.report.sweep.write import write_sweep_report
+    from harness.sweeps.frontier import frontier_json, frontiers
+
+    report = write_sweep_report(folder)
+    if json_output:
+        dump(frontier_json(report.sweep, frontiers(report.sweep)))
+    else:
+        print_sweep(report)
+    return report.paths[0]
+
+
+def print_sweep(report: "SweepReport") -> None:
+    """Print a sweep's sentences and tables, then the written files."""
+    from harness.commands.display import print_table
+
+    for line in report.view.lead:
+        print(line)
+    for table in (report.view.points, report.view.peaks, report.view.left_out):
+        if table is not None:
+            print()
+            print_table(table.caption, table.head, table.rows)
+    print()
+    for path in report.paths:
+        print(path)
 
 
 @add(

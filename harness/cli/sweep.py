@@ -178,7 +178,9 @@ def _print_result(result: "SweepResult") -> None:
     print()
     for line in curve_lines(result.folder):
         print(line)
-    print(result.folder)
+    print()
+    for path in result.paths or (result.folder,):
+        print(path)
 
 
 @add(

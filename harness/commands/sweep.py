@@ -25,7 +25,14 @@ from harness.commands.series import Here, InOrder, Outcome, cool_down, recognize
 from harness.commands.steps.load_generator import CALIBRATES, SharedCertificates
 from harness.commands.steps.outcome import RunResult
 from harness.commands.steps.server_lease import ServerLease
-from harness.commands.steps.sweep_plan import Source, SweepPlan, in_words, reason, resolve_point
+from harness.commands.steps.sweep_plan import (
+    Resolved,
+    Source,
+    SweepPlan,
+    in_words,
+    reason,
+    resolver,
+)
 from harness.commands.steps.sweep_progress import SweepProgress
 from harness.core.clock import wall_now
 from harness.core.errors import (
@@ -41,6 +48,7 @@ from harness.core.units import human_duration
 from harness.profile.load import load_profile, section_of
 from harness.profile.schema import Profile
 from harness.profile.sweep import parse_axis, parse_value
+from harness.report.sweep.write import write_sweep_report
 from harness.sweeps.points import Setting, load_sweep
 
 PROFILE_FILE: Final = "profile.yaml"
@@ -85,12 +93,14 @@ class SweepResult:
         exit_code: 130 if interrupted, else that of the first failure, else 10 if no point is
             usable, else 0.
         messages: lines to show.
+        paths: of the report's files.
     """
 
     folder: Path
     points: tuple[Point, ...]
     exit_code: ExitCode
     messages: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +337,12 @@ def run_sweep(
     elif code is ExitCode.OK and not any(map(_usable, load_sweep(folder).settings)):
         messages.append("no point of the sweep is usable: all runs are invalid")
         code = ExitCode.INVALID_RUN
-    return SweepResult(folder, points, code, tuple(messages))
+    try:
+        paths = write_sweep_report(folder).paths
+    except HarnessError as error:  # the runs are what counts
+        messages.append(f"no report: {error.what}; to try again: harness report {folder}")
+        paths = ()
+    return SweepResult(folder, points, code, tuple(messages), paths)
 
 
 def _usable(setting: Setting) -> bool:
@@ -346,6 +361,7 @@ class _Points(InOrder):
     calibrate: bool
     messages: list[str] = field(default_factory=list)
     failures: list[HarnessError] = field(default_factory=list)
+    _resolve: Callable[[Profile], Resolved] = field(default_factory=resolver)
     _index: SweepIndex | None = None
     _certificates: SharedCertificates | None = None
     _progress: SweepProgress | None = None
@@ -370,7 +386,7 @@ class _Points(InOrder):
         if point.state is not PointState.SKIPPED:
             return point
         try:
-            resolve_point(self.source.point_profile(point.values, point.seed))
+            self._resolve(self.source.point_profile(point.values, point.seed))
         except HarnessError as error:
             return replace(point, error=reason(error))
         return replace(point, state=PointState.PLANNED, error=None)
@@ -425,14 +441,14 @@ class _Points(InOrder):
         assert self._index is not None
         if self._certificates is None:
             runs = (
-                resolve_point(self.source.point_profile(one.values, one.seed))
+                self._resolve(self.source.point_profile(one.values, one.seed))
                 for one in self._index.points
                 if one.state is not PointState.SKIPPED
             )
             self._certificates = SharedCertificates(
                 ((one.profile, one.plan) for one in runs), self.lease.registry
             )
-        found = resolve_point(profile)
+        found = self._resolve(profile)
         return self._certificates.of(
             found.profile,
             found.plan,

@@ -34,6 +34,8 @@ _COLORS: Final[Mapping[str, tuple[str, str, str]]] = {
     "#010108": ("--band", "#b42318", "#ff9b8f"),
 }
 SERIES: Final = ("#010103", "#010104", "#010105", "#010107")
+SHAPES: Final = ("circle", "square", "triangle-up", "diamond")
+"""Of points of several series, which differ in more than color."""
 _DASHES: Final = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])  # lines differ in more than color
 SOFT, GRID, _WINDOW, _BAND = "#010101", "#010102", "#010106", "#010108"
 
@@ -162,11 +164,14 @@ def line_chart(chart: Chart, size: tuple[int, int]) -> dict[str, Any]:
         "grid": chart.x_log,
     }
     if chart.x_log:
-        x_axis |= {"labelExpr": _SECONDS_LABEL, "values": _decades(chart.x_domain, narrow=narrow)}
+        x_axis |= {
+            "labelExpr": label_expression("s"),
+            "values": decades(chart.x_domain, narrow=narrow),
+        }
     y_axis: dict[str, Any] = {
         "title": None,
         "tickCount": 5,
-        "labelExpr": _PERCENT_LABEL if chart.y_percent else _COUNT_LABEL,
+        "labelExpr": label_expression("1" if chart.y_percent else ""),
         "domain": False,
         "ticks": False,
     }
@@ -325,7 +330,7 @@ def _names(chart: Chart, size: tuple[int, int], axes: Mapping[str, Any]) -> dict
     where the line does not pass.
     """
     points = [(x, y or 0.0) for x, y in chart.lines[0].points]
-    kept = _apart(points, chart.point_names, chart.x_log, size)
+    kept = apart(points, chart.point_names, chart.x_log, size)
     (x0, y0), (x1, y1) = min(points), max(points)
     side = {"align": "right", "dx": -9} if y1 > y0 and x1 > x0 else {"dx": 9}
     return {
@@ -335,12 +340,13 @@ def _names(chart: Chart, size: tuple[int, int], axes: Mapping[str, Any]) -> dict
     }
 
 
-def _apart(
+def apart(
     points: Sequence[tuple[float, float]],
     names: Sequence[str],
     x_log: bool,
     size: tuple[int, int],
 ) -> list[tuple[float, float, str]]:
+    """Points with names, without those whose name would cover an earlier one's."""
     xs = [math.log(x) if x_log else x for x, _ in points]
     span = (max(xs) - min(xs) or 1.0, max(y for _, y in points) or 1.0)
     kept: list[tuple[float, float, str]] = []
@@ -365,12 +371,19 @@ _COUNT_LABEL: Final = (
     " format(datum.value / 1e3, '~g') + 'k' : format(datum.value, ',~g')"
 )
 _SECONDS_LABEL: Final = (
-    "datum.value < 0.001 ? format(datum.value * 1e6, '~r') + ' µs' : datum.value < 1 ?"
-    " format(datum.value * 1e3, '~r') + ' ms' : format(datum.value, '~r') + ' s'"
+    "datum.value == 0 ? '0' : datum.value < 0.001 ? format(datum.value * 1e6, '~r') + ' µs' :"
+    " datum.value < 1 ? format(datum.value * 1e3, '~r') + ' ms' : format(datum.value, '~r') + ' s'"
 )
 
 
-def _decades(domain: tuple[float, float] | None, *, narrow: bool) -> list[float]:
+def label_expression(unit: str) -> str:
+    """Vega's expression for the labels of an axis: `s` in a suitable unit, `1` in percent, other
+    values as numbers.
+    """
+    return {"s": _SECONDS_LABEL, "1": _PERCENT_LABEL}.get(unit, _COUNT_LABEL)
+
+
+def decades(domain: tuple[float, float] | None, *, narrow: bool) -> list[float]:
     """Ticks at 1, 2 and 5 of each decade, fewer if there is little room."""
     low, high = domain or (1e-3, 1e2)
     steps = (1,) if narrow and high / low > 30 else (1, 2, 5)

@@ -1,7 +1,7 @@
 """Renders the pages of all reports and writes their charts as files."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -31,10 +31,10 @@ class Drawing:
 
 
 def html_page(
-    template: str, shown: object, drawings: Mapping[str, Drawing], *, css: str = ""
+    template: str, shown: object, drawings: Mapping[str, Drawing], *, css: Sequence[str] = ()
 ) -> str:
     """One file without links to others: style, script and both drawings of each chart are in it.
-    `shown` is `v` in the template; `css` names a style sheet in addition to the shared one.
+    `shown` is `v` in the template; `css` names style sheets in addition to the shared one.
     """
     environment = _environment()
     style = (
@@ -52,7 +52,7 @@ def html_page(
     return environment.get_template(template).render(
         v=shown,
         drawn=drawn,
-        style=Markup(style + (_source(css) if css else "")),  # noqa: S704 - ours
+        style=Markup(style + "".join(map(_source, css))),  # noqa: S704 - ours
         script=Markup(_source("report.js")),  # noqa: S704 - ours
     )
 

@@ -25,3 +25,25 @@ class ChartView:
 
     chart: Chart
     table: Table
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnChart:
+    """A chart as SVG in placeholder colors, with the same data as a table.
+
+    Attributes:
+        caption: what it shows; also the alternative text.
+        y_title: above the chart, if its y axis has no title.
+        legend: (position in the palette from 1, name) of the series.
+        wide: for a desktop.
+        narrow: for a phone.
+    """
+
+    key: str
+    title: str
+    caption: str
+    y_title: str
+    legend: Sequence[tuple[int, str]]
+    wide: str
+    narrow: str
+    table: Table

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from harness.artifacts.sweep_index import Value
 from harness.core.metrics import Better
-from harness.sweeps.points import COLUMN, Measured, Setting, Sweep
+from harness.core.records import Basis
+from harness.sweeps.points import AT_POWER, COLUMN, Measured, Setting, Sweep
 
 DRAWS: Final = 2000
 SEED: Final = 20_260
@@ -74,6 +75,7 @@ class Frontier:
         absent: why there is no frontier; None if there is one.
         exact: metrics for which no setting has an interval; the probabilities ignore their error.
         boundary: power boundary of y; None for other metrics.
+        basis: of y; `modelled` if it is of any point.
     """
 
     y: str
@@ -84,6 +86,7 @@ class Frontier:
     absent: str | None = None
     exact: tuple[str, ...] = ()
     boundary: str | None = None
+    basis: Basis = Basis.MEASURED
 
     @property
     def key(self) -> str:
@@ -92,10 +95,9 @@ class Frontier:
 
 def frontiers(sweep: Sweep) -> tuple[Frontier, ...]:
     """The frontier of each pair, over the settings that support a claim."""
-    per_gpu = any("output_tok_s_per_gpu" in one.metrics for one in sweep.usable)
-    return tuple(
-        _frontier(y, x, sweep.usable) for y, x in PAIRS if not (per_gpu and y == "output_tok_s")
-    )
+    has_gpus = any("output_tok_s_per_gpu" in one.metrics for one in sweep.usable)
+    unused = "output_tok_s" if has_gpus else "output_tok_s_per_gpu"
+    return tuple(_frontier(y, x, sweep.usable) for y, x in PAIRS if y != unused)
 
 
 def _frontier(y: str, x: str, settings: Sequence[Setting]) -> Frontier:
@@ -123,7 +125,7 @@ def _frontier(y: str, x: str, settings: Sequence[Setting]) -> Frontier:
         )
     ]
     exact = [key for key in (y, x) if all(one.metrics[key].low is None for one in having)]
-    return Frontier(y, x, *better, tuple(points), None, tuple(exact), _boundary(y, having))
+    return Frontier(y, x, *better, tuple(points), None, tuple(exact), *_where(y, having))
 
 
 def _absent(y: str, x: str, settings: Sequence[Setting], having: Sequence[Setting]) -> str | None:
@@ -138,9 +140,12 @@ def _absent(y: str, x: str, settings: Sequence[Setting], having: Sequence[Settin
     return None
 
 
-def _boundary(y: str, having: Sequence[Setting]) -> str | None:
-    boundary = having[0].metrics[y].boundary
-    return None if boundary == "client" else boundary
+def _where(y: str, having: Sequence[Setting]) -> tuple[str | None, Basis]:
+    """Power boundary and basis of a metric."""
+    found = _of(y, having)
+    modelled = any(one.basis is Basis.MODELLED for one in found)
+    basis = Basis.MODELLED if modelled else Basis.MEASURED
+    return (found[0].boundary if y in AT_POWER else None), basis
 
 
 def _of(key: str, settings: Sequence[Setting]) -> list[Measured]:

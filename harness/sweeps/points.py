@@ -105,6 +105,13 @@ class Sweep:
     def usable(self) -> tuple[Setting, ...]:
         return tuple(one for one in self.settings if one.usable)
 
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Keys with several values."""
+        return tuple(
+            key for key in self.keys if len({shown(one.values[key]) for one in self.settings}) > 1
+        )
+
 
 def load_sweep(folder: Path) -> Sweep:
     """Read sweep.json and the summaries of its runs.

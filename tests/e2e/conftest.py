@@ -106,18 +106,15 @@ class Command:
 
     def processes(self):
         """What lives of any run that was started here, by the mark in its environment."""
-        found = []
         ids = {run.name for run in self.runs()}
-        for process in psutil.process_iter():
-            try:
-                if (
-                    process.environ().get("HARNESS_RUN_ID") in ids
-                    and process.status() != psutil.STATUS_ZOMBIE
-                ):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        return _marked(lambda mark: mark in ids)
+
+    def marked(self):
+        """What lives of any run or series of runs that was started here: a series has the name of
+        its folder in its mark.
+        """
+        names = tuple(run.name for run in self.runs())
+        return _marked(lambda mark: mark is not None and mark.startswith(names)) if names else []
 
     def in_flight(self):
         """Wait until a run that was started has recorded at least one request; its folder."""
@@ -132,11 +129,25 @@ class Command:
         return until(recorded, "a request in the journal")
 
 
+def _marked(ours):
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if (
+                ours(process.environ().get("HARNESS_RUN_ID"))
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
 @pytest.fixture
 def harness(tmp_path):
     command = Command(tmp_path)
     yield command
-    for process in command.processes():
+    for process in command.marked():
         process.kill()
 
 

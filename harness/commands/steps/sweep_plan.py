@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 
 from harness.artifacts.sweep_index import Axis, Point, PointState, Value
 from harness.checked_yaml.problems import InvalidYamlError
-from harness.commands.planned_time import planned_time
+from harness.commands.steps.live_display import least_s
 from harness.commands.steps.server_lease import server_key
 from harness.core.errors import HarnessError, ProfileError
 from harness.core.records import ModelFacts
@@ -208,7 +208,7 @@ def plan_sweep(source: Source) -> SweepPlan:
             f"{source.name} varies no key",
             next_step="pass --over traffic.load.0.concurrency=1..64x2, or add a `sweep` section",
         )
-    resolve = _resolver()
+    resolve = resolver()
     usable: list[tuple[Values, Resolved]] = []
     skipped: list[tuple[Values, str]] = []
     for values in combinations(sweep):
@@ -228,10 +228,7 @@ def plan_sweep(source: Source) -> SweepPlan:
             details="\n".join(f"  {line}" for line in lines),
         )
     points = _in_order(base, usable)
-    least_s = {
-        point.id: planned_time(found.profile, found.plan.stages, calibrate=False).min_s
-        for point, found in points
-    }
+    least = {point.id: sum(map(least_s, found.plan.stages)) for point, found in points}
     listed = [point for point, _ in points]
     listed += [
         Point(len(points) + at, values, 1, "", base.seed, PointState.SKIPPED, error=why)
@@ -242,7 +239,7 @@ def plan_sweep(source: Source) -> SweepPlan:
         base,
         tuple(Axis(key, values, group) for key, values, group in axes(sweep)),
         tuple(listed),
-        least_s,
+        least,
         max(known_gpus, default=None),
     )
 
@@ -266,34 +263,28 @@ def value_at(profile: Profile, key: str, written: Value) -> Value:
     return here if isinstance(here, bool | int | float | str | None) else written
 
 
-def resolve_point(profile: Profile) -> Resolved:
-    """Model, requests and server of a point.
-
-    Raises:
-        HarnessError: it cannot run here.
+def resolver() -> Callable[[Profile], Resolved]:
+    """Resolves the profiles of points: model, requests and server. It raises HarnessError for one
+    that cannot run here. An attached server is asked once, and a model is read once.
     """
-    return _resolver()(profile)
-
-
-def _resolver() -> Callable[[Profile], Resolved]:
-    """Resolves many profiles; an attached server is asked once."""
     present = nvidia_device_present().present
-    known: dict[str, Profile] = {}
+    known: dict[str, tuple[Profile, ModelFacts]] = {}
 
     def resolve(profile: Profile) -> Resolved:
         asked = f"{profile.server!r} {profile.model!r} {profile.traffic.api}"
         if asked not in known:
-            known[asked] = complete_or_assume(profile).profile
-        full = known[asked]
+            full = complete_or_assume(profile).profile
+            same = (facts for one, facts in known.values() if one.model == full.model)
+            known[asked] = full, next(same, None) or facts_of(full)
+        full, facts = known[asked]
         traffic = profile.traffic.model_copy(update={"api": full.traffic.api})
         profile = profile.model_copy(update={"traffic": traffic, "model": full.model})
-        return _resolve(profile, nvidia_present=present)
+        return _resolve(profile, facts, nvidia_present=present)
 
     return resolve
 
 
-def _resolve(profile: Profile, *, nvidia_present: bool) -> Resolved:
-    facts = facts_of(profile)
+def _resolve(profile: Profile, facts: ModelFacts, *, nvidia_present: bool) -> Resolved:
     plan = make_plan(profile, facts)
     tools = any(one.head.tools for one in plan.classes)
     gpus = resolve_gpus(getattr(profile.server, "gpus", "all"))

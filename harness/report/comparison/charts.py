@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from harness.report.charts import SERIES, SOFT, nominal, whole
+from harness.report.charts import SERIES, SHAPES, SOFT, nominal, whole
 
 _PADDING: Final = {"left": 6, "right": 14, "top": 4, "bottom": 4}
-SHAPES: Final = ("circle", "square", "triangle-up", "diamond")
-"""Sides differ in more than color."""
 
 
 @dataclass(frozen=True, slots=True)

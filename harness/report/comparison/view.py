@@ -27,7 +27,7 @@ from harness.report.charts import NARROW, SERIES, WIDE, Chart, Line, cumulative,
 from harness.report.comparison.charts import RatioMark, TradePoint, ratios, trade
 from harness.report.headline import boundary_words
 from harness.report.numbers import DASH, duration, figure, interval, plain
-from harness.report.tables import Table
+from harness.report.tables import DrawnChart, Table
 
 _MOST_SIDES: Final = len(SERIES)
 """Sides in charts; tables have all of them."""
@@ -44,28 +44,6 @@ _MONEY: Final = (
 _MIN_LATENCIES: Final = 2
 _MOST_FAILED: Final = 4
 """Failed gates at the top; the table below has all."""
-
-
-@dataclass(frozen=True, slots=True)
-class DrawnChart:
-    """A chart as SVG in placeholder colors, with the same data as a table.
-
-    Attributes:
-        caption: what it shows; also the alternative text.
-        y_title: above the chart, if its y axis has no title.
-        legend: (position in the palette from 1, name) of the series.
-        wide: for a desktop.
-        narrow: for a phone.
-    """
-
-    key: str
-    title: str
-    caption: str
-    y_title: str
-    legend: Sequence[tuple[int, str]]
-    wide: str
-    narrow: str
-    table: Table
 
 
 @dataclass(frozen=True, slots=True)

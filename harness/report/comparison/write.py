@@ -99,7 +99,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> tuple[Path, Path, 
 
 def comparison_html(shown: ComparisonView) -> str:
     """The page, with a wide and a narrow drawing of each chart."""
-    return html_page("compare.html.j2", shown, _drawings(shown), css="compare.css")
+    return html_page("compare.html.j2", shown, _drawings(shown), css=("compare.css",))
 
 
 def _drawings(shown: ComparisonView) -> dict[str, Drawing]:

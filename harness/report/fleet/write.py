@@ -55,7 +55,7 @@ def fleet_html(shown: FleetView, drawings: Mapping[str, Drawing]) -> str:
     """The page, with a wide and a narrow drawing of each chart; charts without drawings are
     omitted.
     """
-    return html_page("fleet.html.j2", shown, drawings, css="fleet.css")
+    return html_page("fleet.html.j2", shown, drawings, css=("fleet.css",))
 
 
 def fleet_markdown(shown: FleetView) -> str:

@@ -1,0 +1,79 @@
+"""The best setting of a sweep: the one to run, and to scale to a site."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from harness.core.records import Status
+from harness.reduce.figures.headline import SLO_SHARE
+from harness.sweeps.points import COLUMN, Setting, Sweep
+
+HEADLINES: Final = ("output_tok_s_per_gpu", "output_tok_s")
+"""Metrics of which the highest is best: per GPU where there are GPUs."""
+
+_CLAIMING: Final = (Status.VALID, Status.PRELIMINARY, Status.FUNCTIONAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """The setting with the highest headline among those that meet the SLOs.
+
+    Attributes:
+        key: column of the headline.
+        setting: None if no setting qualifies.
+        why: how it was chosen, or why there is none.
+        close: other such settings whose interval of the headline overlaps its own.
+    """
+
+    key: str
+    setting: Setting | None
+    why: str
+    close: tuple[Setting, ...] = ()
+
+
+def best(sweep: Sweep) -> Best:
+    """Choose the best setting.
+
+    It has a verdict that supports its purpose (valid, preliminary, or functional in smoke runs),
+    and at least 90% of its requests met every SLO, if the profile has any.
+    """
+    key = next(
+        (k for k in HEADLINES if any(k in one.metrics for one in sweep.usable)), HEADLINES[1]
+    )
+    title = COLUMN[key].title
+    claiming = [one for one in sweep.usable if key in one.metrics and one.status in _CLAIMING]
+    if not claiming:
+        return Best(key, None, f"no finished point has a valid verdict and {title}")
+    within = [one for one in claiming if meets_slos(one)]
+    if not within:
+        return Best(
+            key,
+            None,
+            f"at no point did {SLO_SHARE:.0%} of requests meet every SLO: the highest share is"
+            f" {max(attainment(one) or 0.0 for one in claiming):.1%}",
+        )
+    found = max(within, key=lambda one: one.metrics[key].value)
+    slos = any(run.slos for one in claiming for run in one.runs)
+    among = f"{len(within)} of {len(sweep.settings)} points"
+    share = f"in which at least {SLO_SHARE:.0%} of requests met every SLO"
+    why = f"highest {title} of {among} {share if slos else 'with a valid verdict; no SLOs are set'}"
+    close = tuple(one for one in within if one is not found and _overlaps(one, found, key))
+    return Best(key, found, why, close)
+
+
+def attainment(setting: Setting) -> float | None:
+    """Share of requests that met every SLO; None without SLOs."""
+    found = setting.metrics.get("slo_met_ratio")
+    return None if found is None else found.value
+
+
+def meets_slos(setting: Setting) -> bool:
+    """Whether enough requests met every SLO. Without SLOs every setting does."""
+    if not any(run.slos for run in setting.runs):
+        return True
+    share = attainment(setting)
+    return share is not None and share >= SLO_SHARE
+
+
+def _overlaps(one: Setting, other: Setting, key: str) -> bool:
+    a, b = one.metrics[key], other.metrics[key]
+    return a.high is not None and b.low is not None and a.high >= b.low
