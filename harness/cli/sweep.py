@@ -271,7 +271,8 @@ def search_command(
         assert source is not None
         planned = source.base()
         if dry_run:
-            return _show_search(planned, json_output=json_output)
+            _show_search(planned, json_output=json_output)
+            return None
         if not yes:
             check_length(planned)
         if not quiet and not json_output:
