@@ -40,6 +40,7 @@ from harness.core.errors import (
     InterruptedRunError,
     ProfileError,
 )
+from harness.core.records import OutputLength
 from harness.core.units import human_duration
 from harness.plan.rng import stream
 from harness.profile.load import load_profile, section_of
@@ -61,6 +62,10 @@ MOST_CONFIRMED: Final = 2
 
 DRIFT: Final = 0.02
 """Relative difference of mean output lengths between probes from which the load does other work."""
+
+
+LEAST_FOR_DRIFT: Final = 100
+"""Requests of a probe from which its mean output length counts."""
 
 
 class RunProbe(Protocol):
@@ -433,9 +438,11 @@ class State:
         lengths = {
             one.load: one.output_tok
             for one in self.valid.values()
-            if one.output_tok and not one.stopped
+            if one.output_tok and not one.stopped and one.run is not None
+            if one.run.tallies[0][0].n >= LEAST_FOR_DRIFT
         }
-        if lengths and max(lengths.values()) > (1 + DRIFT) * min(lengths.values()):
+        natural = self.profile.output_length is OutputLength.NATURAL
+        if natural and lengths and max(lengths.values()) > (1 + DRIFT) * min(lengths.values()):
             found.append(
                 f"the mean output length varies with the load ({min(lengths.values()):.1f} to"
                 f" {max(lengths.values()):.1f} tokens): another load does other work; set"

@@ -1,4 +1,4 @@
-"""What the run of a probe says: on the server, on the load generator, and for the next one."""
+"""What the run of a probe shows of the server, the load generator, and the next one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,9 +38,9 @@ class Probe:
 
     Attributes:
         load: sessions, or session starts per second.
-        run: what it says about the tiers; None without a request in its window.
+        run: requests for each tier; None without a request in its window.
         stopped: it was ended early because its load misses every tier.
-        invalid: why it says nothing about the server; None if it does.
+        invalid: why it shows nothing of the server; None if it does.
         requests_per_s: scheduled in the window / its length; None without a request.
         e2e_p95_s: of completed requests; None if unknown.
         output_tok: mean of a request; None if unknown.
@@ -156,7 +156,7 @@ def _late(reduction: Reduction, counted: Bools, tiers: Sequence[Tier]) -> str | 
 
 
 def _invalid(summary: Summary, *, stopped: bool) -> str | None:
-    """Why a run says nothing about the server: the load generator or the machine was at fault."""
+    """Why a run shows nothing of the server: the load generator or the machine was at fault."""
     for concern in summary.verdict.concerns:
         if concern.severity is not Severity.INVALID or concern.code in _OF_OVERLOAD:
             continue

@@ -18,8 +18,8 @@ from harness.profile.search import Condition
 from harness.reduce.statistics.stationarity import trend
 
 MARGIN: Final = 0.2
-"""A probe below a tier's share by less than this is measured to its end: it says much about the
-capacity.
+"""A probe below a tier's share by less than this is measured to its end: it narrows the interval
+of the capacity.
 """
 
 P_RISING: Final = 0.001
