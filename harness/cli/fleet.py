@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     "fleet",
     shown=(
         "harness fleet results/RUN --site colossus-1",
+        "harness fleet results/SWEEP --site colossus-1",
         "harness fleet sites",
     ),
 )
 def fleet_command(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN|sites", help="Run directories; `sites` lists the known sites."),
+        typer.Argument(
+            metavar="RUN|sites",
+            help="Run directories, or folders of sweeps; `sites` lists the known sites.",
+        ),
     ],
     site: Annotated[
         list[str] | None,
@@ -113,6 +117,14 @@ def fleet_command(
         str | None,
         typer.Option("--modelled-source", help="Source of the ratio given to --modelled."),
     ] = None,
+    min_attainment: Annotated[
+        float,
+        typer.Option(
+            "--min-attainment",
+            metavar="SHARE",
+            help="Smallest share of the run's requests that must meet every SLO.",
+        ),
+    ] = 0.9,
     demonstrate: Annotated[
         bool,
         typer.Option("--demonstrate", help="Simulated hardware allowed, and marked on every page."),
@@ -151,7 +163,8 @@ def fleet_command(
 ) -> None:
     """Estimate a site's throughput, power and cost from runs.
 
-    Estimates have error bars, and cover years and scenarios.
+    Estimates have error bars, and cover years and scenarios. Of a sweep, the best point is scaled,
+    and its neighbors replace assumptions, as with --loads, --limits and --replicas.
     """
     if [str(run) for run in runs] == ["sites"] and not runs[0].exists():
         _print_sites(json_output=json_output)
@@ -184,6 +197,7 @@ def fleet_command(
         loads=tuple(loads or ()),
         replicas=tuple(replicas or ()),
         demonstrate=demonstrate,
+        min_attainment=min_attainment,
         as_of=None if as_of is None else parse_day(as_of),
     )
     over_time = time if years or scenario else None

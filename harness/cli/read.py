@@ -79,12 +79,13 @@ def report_command(
 
 
 def _report_sweep(folder: Path, *, json_output: bool) -> Path:
+    from harness.artifacts.typed_json import to_json
     from harness.report.sweep.write import write_sweep_report
-    from harness.sweeps.frontier import frontier_json, frontiers
+    from harness.sweeps.frontier import frontier_file
 
     report = write_sweep_report(folder)
     if json_output:
-        dump(frontier_json(report.sweep, frontiers(report.sweep)))
+        dump(to_json(frontier_file(report.sweep)))
     else:
         print_sweep(report)
     return report.paths[0]

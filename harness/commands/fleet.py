@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.artifacts.run_result import load_result
+from harness.artifacts.sweep_index import is_sweep
 from harness.core.errors import HarnessError, NotComparableError
 from harness.fleet.cases import Case, FleetAnswer, Refusal
 from harness.fleet.estimate import aiconfigurator
@@ -14,6 +15,8 @@ from harness.fleet.estimate.measured import type_of
 from harness.fleet.over_time.forecast import TimeOptions, forecast
 from harness.fleet.site.catalog import list_sites, load_site
 from harness.fleet.site.types import Site
+from harness.sweeps.best import site_evidence
+from harness.sweeps.points import load_sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class FleetRequest:
     """Arguments of `fleet`.
 
     Attributes:
-        runs: run directories; the page is about the first.
+        runs: run directories or folders of sweeps; the page is about the first.
         sites: names or files.
         compare_sites: all known sites, in addition to `sites`.
         options: options of the estimates.
@@ -60,8 +63,9 @@ def fleet(request: FleetRequest) -> FleetAnswer:
     for site in sites:
         for run in runs:
             try:
-                ratio = _ratio(run, site, request)
-                estimated = estimate(run, site, options=replace(options, modelled=ratio))
+                path, mine = _from_sweep(run, options)
+                ratio = _ratio(path, site, request)
+                estimated = estimate(path, site, options=replace(mine, modelled=ratio))
                 # Simulations are slow, and the page shows the first only.
                 over_time = (
                     forecast(estimated, request.time)
@@ -78,6 +82,19 @@ def fleet(request: FleetRequest) -> FleetAnswer:
         assert first is not None
         raise first
     return FleetAnswer(tuple(cases), tuple(refused))
+
+
+def _from_sweep(path: Path, options: Options) -> tuple[Path, Options]:
+    """The run of a sweep's best point, with other points as further evidence; or a run itself."""
+    if not is_sweep(path):
+        return path, options
+    found = site_evidence(load_sweep(path))
+    return found.run, replace(
+        options,
+        loads=(*options.loads, *found.loads),
+        limits=(*options.limits, *found.limits),
+        replicas=(*options.replicas, *found.replicas),
+    )
 
 
 def _site(name: str) -> Site:

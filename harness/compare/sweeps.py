@@ -235,13 +235,13 @@ def frontier_ratio(y: str, x: str, paired: Sequence[tuple[Setting, Setting]]) ->
         return FrontierRatio(y, x, None, None, None, len(having), note)
     measured = [[pair[n].metrics for pair in having] for n in (0, 1)]
     both = {key: [one[key] for side in measured for one in side] for key in (y, x)}
-    exact = _area_ratio(*(np.array([[one.value for one in both[key]]]) for key in (y, x)), y, x)
-    drawn = _area_ratio(*(draw(both[key], key) for key in (y, x)), y, x)
-    ratio = float(exact[0])
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    known = any(one.low is not None for key in (y, x) for one in both[key])
-    ends = (ratio**2 / float(high), ratio**2 / float(low)) if known else (None, None)
-    return FrontierRatio(y, x, ratio, *ends, len(having))
+    values = {key: np.array([[one.value for one in both[key]]]) for key in (y, x)}
+    ratio = float(_area_ratio(values[y], values[x], y, x)[0])
+    drawn = _area_ratio(draw(both[y], y), draw(both[x], x), y, x)
+    low, high = (float(end) for end in np.quantile(drawn, [0.025, 0.975]))
+    if all(one.low is None for key in (y, x) for one in both[key]):
+        return FrontierRatio(y, x, ratio, None, None, len(having))
+    return FrontierRatio(y, x, ratio, ratio**2 / high, ratio**2 / low, len(having))
 
 
 def _why_none(y: str, having: Sequence[tuple[Setting, Setting]]) -> str | None:

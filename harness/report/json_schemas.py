@@ -1,4 +1,4 @@
-"""JSON Schemas of summary.json, manifest.json, comparison.json and fleet.json, from their types.
+"""JSON Schemas of the JSON files that commands write, from their types.
 
 `python -m harness.report.generate` writes them to harness/artifacts/schemas. They describe files of
 this version. Unknown keys are allowed, since later versions add some.
@@ -18,9 +18,12 @@ from harness.artifacts.layout import SCHEMA_VERSION
 from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.run_summary import Summary
 from harness.artifacts.run_summary.summary import OPTIONAL
+from harness.artifacts.sweep_index import SweepIndex
 from harness.compare.compare import Comparison
+from harness.compare.sweeps import SweepComparison
 from harness.core.metrics import METRIC_VERSION
 from harness.fleet.cases import FleetJson
+from harness.sweeps.frontier import FrontierFile
 
 FOLDER: Final = Path(harness.artifacts.__file__).with_name("schemas")
 
@@ -42,6 +45,9 @@ def schemas() -> dict[Path, str]:
         "manifest": _manifest,
         "comparison": lambda: _of(Comparison),
         "fleet": lambda: _of(FleetJson),
+        "sweep": lambda: _of(SweepIndex),
+        "frontier": lambda: _of(FrontierFile),
+        "sweep-comparison": lambda: _of(SweepComparison),
     }
     return {FOLDER / f"{name}.json": _text(name, make()) for name, make in made.items()}
 

@@ -61,9 +61,10 @@ def list_results(folder: Path) -> list[dict[str, Any]]:
             next_step="name the folder given to --out; the default is results",
         )
     found = []
-    # The runs of a series of repeats lie one folder deeper.
+    # The runs of a series of repeats, sweep or search lie one folder deeper.
+    places = ("*", "*-repeats-*/*", "*-sweep-*/*", "*-search-*/*")
     for manifest_path in sorted(
-        [*folder.glob("*/manifest.json"), *folder.glob("*-repeats-*/*/manifest.json")]
+        {path for place in places for path in folder.glob(f"{place}/manifest.json")}
     ):
         path = manifest_path.parent
         name = str(path.relative_to(folder))

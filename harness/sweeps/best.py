@@ -1,10 +1,14 @@
 """The best setting of a sweep: the one to run, and to scale to a site."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from harness.artifacts.run_result import RunResult
+from harness.core.errors import InvalidRunError
 from harness.core.records import Status
 from harness.reduce.figures.headline import SLO_SHARE
+from harness.sweeps.curve import load_key
 from harness.sweeps.points import COLUMN, Setting, Sweep
 
 HEADLINES: Final = ("output_tok_s_per_gpu", "output_tok_s")
@@ -77,3 +81,51 @@ def meets_slos(setting: Setting) -> bool:
 def _overlaps(one: Setting, other: Setting, key: str) -> bool:
     a, b = one.metrics[key], other.metrics[key]
     return a.high is not None and b.low is not None and a.high >= b.low
+
+
+# --- for a site ---
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Runs of a sweep that scale to a site: `run` is of the best point. The others are of points
+    that differ from it in one key only: the load, the power limit, or the number of replicas.
+    """
+
+    run: Path
+    loads: tuple[Path, ...]
+    limits: tuple[Path, ...]
+    replicas: tuple[Path, ...]
+
+
+def site_evidence(sweep: Sweep) -> Evidence:
+    """The runs of a sweep for `harness fleet`. Of repeats it is the one with the median headline.
+
+    Raises:
+        InvalidRunError: no point qualifies.
+    """
+    chosen = best(sweep)
+    if (setting := chosen.setting) is None:
+        raise InvalidRunError(
+            f"{sweep.path} has no point to scale to a site",
+            cause=chosen.why,
+            next_step="sweep lower loads, or name one of its runs",
+        )
+    found: dict[str, list[Path]] = {"loads": [], "limits": [], "replicas": []}
+    kinds = {load_key(sweep): "loads", "server.replicas": "replicas"}
+    for one in sweep.usable:
+        differing = [key for key in sweep.keys if one.values[key] != setting.values[key]]
+        if len(differing) != 1:
+            continue
+        kind = kinds.get(differing[0])
+        if differing[0].endswith("power_limit_w"):
+            kind = "limits"
+        if kind is not None:
+            found[kind].append(_median(one, chosen.key).path)
+    others = {kind: tuple(paths) for kind, paths in found.items()}
+    return Evidence(_median(setting, chosen.key).path, **others)
+
+
+def _median(setting: Setting, key: str) -> RunResult:
+    ordered = sorted(setting.runs, key=lambda run: run.figure(key).value or 0.0)
+    return ordered[(len(ordered) - 1) // 2]

@@ -13,7 +13,7 @@ number of others). `benchmarks/bench_sweeps.py` measures how often that is right
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -270,16 +270,25 @@ def hypervolume(y: Numbers, x: Numbers) -> Numbers:
     return area
 
 
-def frontier_json(sweep: Sweep, found: Sequence[Frontier]) -> dict[str, Any]:
-    """frontier.json."""
-    from harness.artifacts.typed_json import to_json
+@dataclass(frozen=True, slots=True)
+class FrontierFile:
+    """frontier.json.
 
-    return {
-        "schema_version": 1,
-        "sweep_id": sweep.index.sweep_id,
-        "draws": DRAWS,
-        "seed": SEED,
-        "on_frontier": ON_FRONTIER,
-        "possible": POSSIBLE,
-        "frontiers": [to_json(one) for one in found],
-    }
+    Attributes:
+        draws: of every metric, with `seed`.
+        on_frontier: smallest probability of a point on a frontier.
+        possible: smallest probability or p-value of one that cannot be distinguished from it.
+    """
+
+    sweep_id: str
+    frontiers: tuple[Frontier, ...]
+    draws: int = DRAWS
+    seed: int = SEED
+    on_frontier: float = ON_FRONTIER
+    possible: float = POSSIBLE
+    schema_version: int = 1
+
+
+def frontier_file(sweep: Sweep) -> FrontierFile:
+    """The frontiers of a sweep with how they were made."""
+    return FrontierFile(sweep.index.sweep_id, frontiers(sweep))

@@ -29,6 +29,7 @@ from harness.commands.sweep import (
     start_sweep,
 )
 from harness.core.errors import ArtifactError, ExitCode, ProfileError, ServerError
+from harness.profile.load import load_profile
 
 LOAD = "traffic.load.0.concurrency"
 SUMMARY = next((Path(__file__).parents[2] / "docs/sample/threads-1").glob("2*")) / "summary.json"
@@ -213,6 +214,8 @@ def test_a_sweep_runs_every_point_with_its_values(profile):
         assert f"seed={point.seed}" in manifest["overrides"]
         assert "sweep=null" in manifest["overrides"]
     assert [point.kept_server for point in result.points] == [False, True, True, True]
+    assert {"sweep.html", "points.csv"} <= {path.name for path in result.paths}
+    assert load_profile(folder / "best.yaml").sweep is None
 
 
 def test_a_failed_point_costs_one_point_and_is_tried_again_on_resume(profile):

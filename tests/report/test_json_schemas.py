@@ -8,7 +8,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from harness.artifacts.layout import SCHEMA_VERSION
+from harness.artifacts.typed_json import to_json
+from harness.compare.sweeps import compare_sweeps
 from harness.report import generate, json_schemas
+from harness.sweeps.frontier import frontier_file
+from harness.sweeps.points import load_sweep
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = [
@@ -18,6 +22,7 @@ FILES = [
     *(("fleet", path) for path in GOLDEN.glob("expected/fleet-*.json")),
 ]
 NAMES = ("summary", "manifest", "comparison", "fleet")
+OF_SWEEPS = ("sweep", "frontier", "sweep-comparison")
 
 
 def validator(name: str) -> Draft202012Validator:
@@ -31,9 +36,22 @@ def test_committed_schemas_are_current() -> None:
         assert path.read_text() == text, "run `make fmt` (or python -m harness.report.generate)"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *OF_SWEEPS])
 def test_a_schema_has_an_id_with_its_version(name: str) -> None:
     assert validator(name).schema["$id"].endswith(f":{name}:{SCHEMA_VERSION}")
+
+
+def test_files_of_sweeps_are_valid(tmp_path, made_sweep) -> None:
+    a, b = (made_sweep.make_sweep(tmp_path / name, (1, 2)) for name in "ab")
+    files = {
+        "sweep": json.loads((a / "sweep.json").read_text()),
+        "frontier": to_json(frontier_file(load_sweep(a))),
+        "sweep-comparison": to_json(compare_sweeps([a, b])),
+    }
+    for name in OF_SWEEPS:
+        assert [one.message for one in validator(name).iter_errors(files[name])] == [], name
+    files["frontier"]["frontiers"][0]["points"][0]["place"] = "near"
+    assert list(validator("frontier").iter_errors(files["frontier"]))
 
 
 def test_golden_files_are_valid() -> None:
@@ -73,4 +91,4 @@ def test_a_stale_schema_fails_the_check(
     monkeypatch.setattr(json_schemas, "FOLDER", tmp_path / "schemas")
     assert generate.main(["--check"]) == 1
     assert not (tmp_path / "schemas").exists()
-    assert len(capsys.readouterr().err.splitlines()) == len(NAMES)
+    assert len(capsys.readouterr().err.splitlines()) == len(NAMES + OF_SWEEPS)

@@ -12,7 +12,7 @@ from harness.sweeps.frontier import (
     at_least_as_good,
     dominance,
     draw,
-    frontier_json,
+    frontier_file,
     frontiers,
     hypervolume,
     non_dominated,
@@ -105,7 +105,7 @@ def test_frontiers_without_a_metric_state_why(tmp_path, made_sweep) -> None:
 
 def test_the_same_sweep_has_the_same_frontier(tmp_path, made_sweep) -> None:
     sweep = load_sweep(made_sweep.make_sweep(tmp_path / "s", noise=0.02))
-    first, second = (frontier_json(sweep, frontiers(sweep)) for _ in range(2))
+    first, second = (to_json(frontier_file(sweep)) for _ in range(2))
     assert first == second
     assert first["draws"] == 2000
     keys = {key for one in first["frontiers"] for point in one["points"] for key in point}

@@ -36,6 +36,7 @@ from harness.fleet.estimate.waterfall import Waterfall
 from harness.fleet.site import arithmetic
 from harness.fleet.site.catalog import contradictions, gpus, load_site, overridden
 from harness.fleet.site.types import GpuSpec, Site
+from harness.reduce.figures.headline import SLO_SHARE
 
 DRAWS: Final = BLOCK
 """Default number of draws: the Monte Carlo error of a P5 or P95 is well below any prior's width."""
@@ -69,6 +70,7 @@ class Options:
         `modelled`: ratio from the run's type of GPU to the site's.
         demonstrate: accept a run whose GPUs are a test double; every page is marked.
         as_of: day of the estimate; None: the run's.
+        min_attainment: smallest share of the run's requests within every SLO.
     """
 
     draws: int = DRAWS
@@ -84,6 +86,7 @@ class Options:
     modelled: Ratio | None = None
     demonstrate: bool = False
     as_of: date | None = None
+    min_attainment: float = SLO_SHARE
 
     def __post_init__(self) -> None:
         if self.draws < 1:
@@ -94,10 +97,12 @@ class Options:
         ):
             if value is not None and not (0 < value < math.inf):
                 raise ProfileError(f"{name} must be > 0 and finite, not {value:g}")
-        if not 0 <= self.oversubscribe <= 1:
-            raise ProfileError(
-                f"oversubscription must be a share from 0 to 1, not {self.oversubscribe:g}"
-            )
+        for name, share in (
+            ("oversubscription", self.oversubscribe),
+            ("the least attainment", self.min_attainment),
+        ):
+            if not 0 <= share <= 1:
+                raise ProfileError(f"{name} must be a share from 0 to 1, not {share:g}")
 
 
 def estimate(
@@ -114,8 +119,8 @@ def estimate(
     Raises:
         ArtifactError: no reduced run, or a damaged one.
         ProfileError: no such site, a site whose term has ended, or constants that overlap.
-        InvalidRunError: the run is invalid, proves function only, ran without GPUs or had no
-            request within its SLOs.
+        InvalidRunError: the run is invalid, proves function only, ran without GPUs, or too few of
+            its requests met its SLOs.
         NotComparableError: another type of GPU, or other work than measured.
     """
     options = options or Options()
@@ -126,7 +131,7 @@ def estimate(
     result = load_result(run)
     place = site if isinstance(site, Site) else load_site(site)
     measured = evidence.measured_tokens(result, demonstrate=options.demonstrate)
-    evidence.check_good(result)
+    evidence.check_good(result, options.min_attainment)
     spec = evidence.type_of(result)
     if options.modelled is None:
         evidence.check_type(result, spec, place)

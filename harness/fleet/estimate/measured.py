@@ -1,5 +1,6 @@
 """Inputs of an estimate from a measured run, and refusals."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final
@@ -11,6 +12,7 @@ from harness.core.records import Basis, Boundary, Purpose, Severity, Status
 from harness.fleet.estimate.results import Work
 from harness.fleet.site.catalog import gpu_type, gpus
 from harness.fleet.site.types import GpuSpec, Site
+from harness.reduce.figures.headline import SLO_SHARE
 
 SAME_LENGTH: Final = 0.1
 """Larger relative differences of context lengths are different work."""
@@ -90,14 +92,31 @@ def measured_tokens(run: RunResult, *, demonstrate: bool = False) -> Figure:
     return figure
 
 
-def check_good(run: RunResult) -> None:
-    """Raise InvalidRunError if no request met the SLOs: a site would serve nothing at this load."""
+def check_good(run: RunResult, least: float = SLO_SHARE) -> None:
+    """Refuse a run whose requests miss the SLOs: a site at its load would miss them too.
+
+    Args:
+        run: the run.
+        least: smallest share of its requests within every SLO; runs without SLOs have none.
+
+    Raises:
+        InvalidRunError: the share is smaller, or no token is of a request within the SLOs.
+    """
+    slos = ", ".join(f"{key} <= {value:g}" for key, value in run.slos.items())
     if good_share(run) == 0:
         raise InvalidRunError(
-            f"{run.path} has no request that met every SLO"
-            f" ({', '.join(f'{key} <= {value:g}' for key, value in run.slos.items())})",
+            f"{run.path} has no request that met every SLO ({slos})",
             cause="only tokens of requests within the SLOs are scaled",
             next_step="measure at a lower load, or state SLOs that the deployment can meet",
+        )
+    share = run.figure("slo_met_ratio").value
+    if run.slos and share is not None and share < least:
+        raise InvalidRunError(
+            f"{share:.1%} of the requests of {run.path} met every SLO ({slos}), fewer than"
+            f" {least:.0%}",
+            cause="a site at the load of this run would miss its SLOs",
+            next_step="measure at a lower load (`harness sweep` finds it), or accept it with"
+            f" --min-attainment {math.floor(share * 100) / 100:g}",
         )
 
 

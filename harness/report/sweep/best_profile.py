@@ -26,17 +26,17 @@ def best_profile(sweep: Sweep, chosen: Best) -> str | None:
     yaml.preserve_quotes = True
     yaml.width = 120
     document = yaml.load(source.read_text(encoding="utf-8"))
-    for section in _SECTIONS:
-        document.pop(section, None)
     for override in sweep.index.overrides:
         key, _, text = override.partition("=")
         put(document, key.strip(), YAML(typ="safe").load(text))
+    for section in _SECTIONS:  # also one of an option
+        document.pop(section, None)
     for key, value in chosen.setting.values.items():
         put(document, key, value)
-    text = io.StringIO()
-    yaml.dump(document, text)
+    stream = io.StringIO()
+    yaml.dump(document, stream)
     header = "".join(f"# {line}\n" for line in _reasons(sweep, chosen, chosen.setting.values))
-    return header + text.getvalue()
+    return header + stream.getvalue()
 
 
 def put(document: Any, dotted: str, value: Any) -> None:  # noqa: ANN401 - YAML

@@ -8,11 +8,12 @@ from typing import Final
 import pyarrow.csv as pc
 
 from harness.artifacts.atomic import alone_in, write_bytes, write_json, write_parquet
+from harness.artifacts.typed_json import to_json
 from harness.report.pages import Drawing, chart_links, html_page, markdown_page, write_charts
 from harness.report.sweep.best_profile import BEST_FILE, best_profile
 from harness.report.sweep.view import SweepView, sweep_view
 from harness.sweeps.best import best
-from harness.sweeps.frontier import frontier_json, frontiers
+from harness.sweeps.frontier import frontier_file
 from harness.sweeps.points import Sweep, load_sweep, points_table
 
 CHARTS_DIR: Final = "sweep-charts"
@@ -48,7 +49,7 @@ def write_sweep_report(folder: Path) -> SweepReport:
         write_bytes(folder / "sweep.md", sweep_markdown(shown).encode())
         write_bytes(folder / "points.csv", text.getvalue())
         write_parquet(folder / "points.parquet", table)
-        write_json(folder / "frontier.json", frontier_json(sweep, frontiers(sweep)))
+        write_json(folder / "frontier.json", to_json(frontier_file(sweep)))
         if profile is None:
             (folder / BEST_FILE).unlink(missing_ok=True)
         else:

@@ -690,3 +690,32 @@ class TestCalibration:
         summary = reduce_run(path)
         assert "meter_calibration_unreadable" in codes(summary)
         assert summary.metrics["energy_j"].systematic_ratio == pytest.approx(0.05)
+
+
+def test_a_kept_server_has_the_idle_power_of_the_run_that_started_it(run):
+    """What the first run measured, with its errors, is subtracted in the later one."""
+    first = reduce_run(run())
+    measured = {
+        when: {
+            "start_s": stretch.start_s,
+            "end_s": stretch.end_s,
+            "boundaries": {
+                "gpu_board": {
+                    "watts": stretch.boundaries["gpu_board"].watts,
+                    "error_ratio": stretch.boundaries["gpu_board"].error_ratio,
+                    "method": stretch.boundaries["gpu_board"].method,
+                }
+            },
+        }
+        for when in ("before_server", "ready")
+        if (stretch := getattr(first.energy.idle, when)) is not None
+    }
+    assert set(measured) == {"before_server", "ready"}
+    later = reduce_run(run(idle=False, manifest={"idle": {"from": "first", **measured}}))
+    for key in ("idle_power_w", "ready_power_w", "active_power_w"):
+        assert later.metrics[key].value == pytest.approx(first.metrics[key].value, rel=1e-6)
+    assert later.energy.idle.before_server.boundaries["gpu_board"].watts == pytest.approx(
+        2 * IDLE_W + 1
+    )
+    alone = reduce_run(run(idle=False))
+    assert alone.metrics["idle_power_w"].value is None

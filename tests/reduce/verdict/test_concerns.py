@@ -8,7 +8,7 @@ thing.
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -522,6 +522,24 @@ def test_a_run_directory_that_raises_it(
         assert concern.limit is not None
     if code in NUMBERS:
         assert (concern.value, concern.limit) == pytest.approx(NUMBERS[code], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("server", "severity"),
+    [
+        ({"kind": "torch", "kept_from": "first", "cache_cleared": False}, "note"),
+        ({"kind": "vllm", "kept_from": "first", "cache_cleared": True}, None),
+        ({"kind": "attach", "kept_from": "first", "cache_cleared": False}, "degraded"),
+        ({"kind": "attach", "kept_from": "first", "cache_cleared": True}, None),
+    ],
+)
+def test_a_server_that_a_sweep_kept_is_warm_by_its_own_points(
+    server: dict[str, Any], severity: str | None, steady: Callable[..., Any], tmp_path: Path
+) -> None:
+    kept = manifest(lambda fields: fields["server"].update(server))
+    found = raised(write(base(steady), replace(CASES["server_warm"], root=kept), tmp_path / "run"))
+    concern = found.get("server_warm")
+    assert (None if concern is None else str(concern.severity)) == severity
 
 
 def test_nothing_else_is_wrong_with_the_base(steady: Callable[..., Any], tmp_path: Path) -> None:
