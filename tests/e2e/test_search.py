@@ -38,7 +38,9 @@ def test_a_search_leaves_its_probes_and_their_answer(harness, write_profile, que
         assert (one["state"] == "partial") == ("stopped_early" in codes)
         assert manifest["state"] == "complete"
         assert manifest["sweep"]["point"] == one["id"]
-    assert capacity["tiers"][0]["conditions"] == ["slos"]
+    assert list(capacity["tiers"]) == ["slo"]
+    used = sum(one["invalid"] is None for one in capacity["probes"])
+    assert capacity["tiers"]["slo"]["probes"] == used
     again = harness("search", "--resume", folder, "--json", timeout_s=100)
     assert json.loads(again.stdout)["probes"] == capacity["probes"]
     assert again.returncode == done.returncode

@@ -32,7 +32,7 @@ EXCESS: Final = 3.0
 """Saturation: arrivals exceed departures by so many standard deviations of their difference."""
 
 LEAST_ENDED: Final = 20
-"""Requests on whose misses saturation may be decided."""
+"""Requests on whose misses saturation may be decided, and the rate of a closed loop."""
 
 _LEAST_READINGS: Final = 8
 _MOST_READINGS: Final = 64
@@ -158,6 +158,8 @@ def _scheduled(state: LoadState) -> float | None:
     assert traffic.t_ns is not None
     assert traffic.window_judged is not None
     assert state.window_end_ns is not None
+    if traffic.window_judged < LEAST_ENDED:
+        return None
     so_far = traffic.window_judged + (traffic.in_flight or 0)
     passed = traffic.t_ns - state.window_start_ns
     left = state.window_end_ns - traffic.t_ns
