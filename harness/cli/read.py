@@ -51,9 +51,10 @@ def report_command(
     ] = False,
     json_output: Json = False,
 ) -> None:
-    """Write the pages of a run (report.html, report.md) or of a sweep (sweep.html, sweep.md).
+    """Write the pages of a run or of a sweep.
 
-    For a sweep, points.csv, points.parquet, frontier.json and best.yaml too.
+    Of a run, report.html and report.md; of a sweep, sweep.html, sweep.md, points.csv,
+    points.parquet, frontier.json and best.yaml.
     """
     from harness.artifacts.layout import RunDir
     from harness.artifacts.run_summary import summary_json

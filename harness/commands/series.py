@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from harness.artifacts.atomic import alone_in, write_json
+from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
 from harness.artifacts.recorded_run import RecordedRun
@@ -29,6 +30,7 @@ from harness.core.records import RunState
 from harness.core.units import human_duration
 from harness.processes import identity
 from harness.processes.registry import Place
+from harness.report.terminal import reduce_and_report
 
 LOCK_FILE: Final = "runner.json"
 """In the folder while a process runs its points."""
@@ -282,13 +284,25 @@ def recognized(
     found = list(points)
     for name in run_names(folder):
         run = read_manifest(RunDir(folder / name))
-        finished = run.state == RunState.COMPLETE and (folder / name / "summary.json").exists()
-        at = which(run) if finished else None
+        at = which(run) if run.state == RunState.COMPLETE else None
         if at is None or not 0 <= at < len(found) or found[at].state in OVER:
+            continue
+        if not _reduced(RunDir(folder / name)):
             continue
         state = PointState.PARTIAL if _is_partial(run) else PointState.DONE
         found[at] = replace(found[at], state=state, run=name, error=None)
     return found
+
+
+def _reduced(run_dir: RunDir) -> bool:
+    """Whether a complete run has its summary; made now, if a kill came before it."""
+    if not run_dir.summary.exists():
+        try:
+            finalize(run_dir)
+            reduce_and_report(run_dir.root, report=True)
+        except HarnessError:  # then it is measured again
+            return False
+    return True
 
 
 def _is_partial(run: RecordedRun) -> bool:

@@ -163,7 +163,9 @@ def test_finished_runs_are_recognized_by_their_manifests(tmp_path):
     unreduced = fake_run(tmp_path, points[3]).run_dir
     (unreduced / "summary.json").unlink()
     found = recognized(tmp_path, points, lambda run: run.sweep.point)
-    assert [point.state.value for point in found] == ["planned", "done", "planned", "planned"]
+    assert [point.state.value for point in found] == ["planned", "done", "planned", "done"]
+    # killed between its end and its reduction: reduced now, not measured again
+    assert (unreduced / "summary.json").is_file()
 
 
 def test_a_run_that_was_ended_early_makes_its_point_partial(tmp_path):
