@@ -103,7 +103,8 @@ def prober(one: Setting, draw: np.random.Generator) -> Callable[[float, int], Ob
 def search(one: Setting, seed: int) -> dict[str, float]:
     draw = np.random.default_rng([5, seed])
     guess = math.exp(draw.uniform(-0.25, 0.25))
-    probe, done = prober(one, draw), []
+    probe = prober(one, draw)
+    done: list[Observation] = []
     limits = Limits(
         FREE.start, FREE.end, whole=False, precision=0, max_points=one.probes, guess=guess
     )
