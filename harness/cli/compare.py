@@ -293,13 +293,19 @@ def repeat_series(
     from harness.commands.display import choose_view
     from harness.commands.repeat import allowed_of, run_series, variants_of
     from harness.compare.compare import compare_runs
+    from harness.profile.search import parse_capacity
     from harness.profile.thresholds import parse_threshold
     from harness.report.comparison.write import conclude
 
     variants = variants_of(folder)
     stated = [
         *gates,
-        *(parse_threshold(text) for one in variants for text in one.profile.thresholds),
+        *(
+            parse_threshold(text)
+            for one in variants
+            for text in one.profile.thresholds
+            if parse_capacity(text) is None
+        ),
     ]
     alone = baseline is None and len(variants) == 1
     if alone and any(gate.relative for gate in gates):

@@ -10,7 +10,7 @@ from typing import Any, Final
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 PANELS: Final[Mapping[str, tuple[str, ...]]] = {
-    "Run": ("bench", "run", "repeat", "sweep"),
+    "Run": ("bench", "run", "repeat", "sweep", "search"),
     "Plan": ("profiles", "init", "plan", "check", "calibrate"),
     "Analyze": ("report", "results", "explain", "energy", "fleet", "reduce"),
     "Compare": ("compare", "baseline"),

@@ -1,4 +1,4 @@
-"""`harness sweep`: runs over values of some keys."""
+"""`harness sweep`: runs over values of some keys; `harness search`: the capacity at SLOs."""
 
 import sys
 from pathlib import Path
@@ -21,6 +21,7 @@ from harness.core.errors import ExitCode
 if TYPE_CHECKING:
     from harness.commands.steps.sweep_plan import SweepPlan
     from harness.commands.sweep import SweepOptions, SweepResult
+    from harness.profile.schema import Profile
 
 
 @add(
@@ -180,3 +181,133 @@ def _print_result(result: "SweepResult") -> None:
     print()
     for path in result.paths or (result.folder,):
         print(path)
+
+
+@add(
+    "search",
+    shown=(
+        "harness search cpu-search",
+        "harness search mine.yaml --load concurrency --from 1 --to 1024",
+        'harness search mine.yaml --tier "fast: ttft_s.p95<5s, speed_tok_s.p25>60"',
+        "harness search --resume results/SEARCH",
+    ),
+)
+def search_command(
+    profile: Annotated[
+        Path | None, typer.Argument(metavar="PROFILE", help=PROFILE_HELP, callback=named_profile)
+    ] = None,
+    load: Annotated[
+        Literal["concurrency", "arrival_rate"] | None,
+        typer.Option("--load", help="Load to search; default: the profile's."),
+    ] = None,
+    lowest: Annotated[
+        float | None, typer.Option("--from", metavar="LOAD", help="Load of the first probe.")
+    ] = None,
+    to: Annotated[
+        float | None, typer.Option("--to", metavar="LOAD", help="Highest load to try.")
+    ] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tier",
+            metavar="NAME: CONDITIONS",
+            help="SLO tier such as 'fast: ttft_s.p95<5s, speed_tok_s.p25>60'; repeatable.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            "--precision",
+            metavar="SHARE",
+            help="Half of the 95% interval at which the search ends; default: 3%.",
+        ),
+    ] = None,
+    max_points: Annotated[
+        int | None, typer.Option("--max-points", min=2, help="Most probes; default: 20.")
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option("--max-time", metavar="TIME", help="Time for all probes; default: 2h."),
+    ] = None,
+    confirm: Annotated[
+        bool | None,
+        typer.Option("--confirm/--no-confirm", help="Confirmation run at the end."),
+    ] = None,
+    overrides: Overrides = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="DIR", help="Search to continue.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the search.")] = Path("results"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan of the search on stdout; nothing starts.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Also above 12 hours.")] = False,
+    no_calibrate: NoCalibrate = False,
+    json_output: Json = False,
+    quiet: Quiet = False,
+) -> ExitCode | None:
+    """Find the highest load that meets SLOs, with its 95% interval."""
+    from harness.commands.search import (
+        SearchOptions,
+        check_length,
+        plan_lines,
+        source_of,
+        start_search,
+    )
+    from harness.commands.sweep import check_same
+
+    if profile is None and resume is None:
+        raise typer.BadParameter("give a PROFILE, or --resume DIR")
+    options = SearchOptions(
+        load, lowest, to, tuple(tier or ()), precision, max_points, max_time, confirm
+    )
+    if profile is None and (overrides or options != SearchOptions()):
+        raise typer.BadParameter("--resume without PROFILE takes the profile of the search")
+    source = None if profile is None else source_of(profile, tuple(overrides or ()), options)
+    if resume is not None:
+        if source is not None:
+            check_same(resume, source)
+    else:
+        assert source is not None
+        planned = source.base()
+        if dry_run:
+            _show_search(planned, json_output=json_output)
+            return None
+        if not yes:
+            check_length(planned)
+        if not quiet and not json_output:
+            print("\n".join(plan_lines(planned)))
+        resume = start_search(source, out=out)
+    return _run_search(resume, calibrate=not no_calibrate, json_output=json_output, quiet=quiet)
+
+
+def _show_search(profile: "Profile", *, json_output: bool) -> None:
+    from harness.commands.search import plan_lines
+
+    if json_output:
+        assert profile.search is not None
+        dump(profile.search.model_dump(mode="json"))
+    else:
+        print("\n".join(plan_lines(profile)))
+
+
+def _run_search(
+    folder: Path, *, calibrate: bool, json_output: bool, quiet: bool
+) -> ExitCode | None:
+    from harness.artifacts.typed_json import to_json
+    from harness.commands.display import choose_view, print_table
+    from harness.commands.search import TIER_COLUMNS, run_search, tier_row
+
+    result = run_search(
+        folder, view=lambda: choose_view(quiet=quiet, json_output=json_output), calibrate=calibrate
+    )
+    if json_output:
+        dump({"folder": str(folder), **to_json(result.capacity)})
+    else:
+        print()
+        rows = [tier_row(name, tier) for name, tier in result.capacity.tiers.items()]
+        print_table("", TIER_COLUMNS, rows)
+        print(folder)
+    for message in result.messages:
+        print(message, file=sys.stderr)
+    return result.exit_code

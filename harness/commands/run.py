@@ -5,7 +5,7 @@ case, and passes the run directory to the reduction that `harness reduce` also c
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from harness.artifacts.plan_table import write_plan
 from harness.commands.display import View
 from harness.commands.planned_time import PlannedTime, planned_time
 from harness.commands.steps.answers import check_answers
+from harness.commands.steps.early_end import LoadState, scheduled_in_window
 from harness.commands.steps.idle import measure_idle, wait_until_idle
 from harness.commands.steps.live_display import LiveDisplay
 from harness.commands.steps.load_generator import LoadGenerator, prepare_load_generator
@@ -28,6 +29,7 @@ from harness.commands.steps.run_record import RunRecord
 from harness.commands.steps.server_lease import ServerLease
 from harness.core.clock import now_ns
 from harness.core.errors import ProfileError
+from harness.core.progress import TelemetryProgress
 from harness.core.records import Concern, Purpose, Severity
 from harness.core.signals import Signals
 from harness.core.units import human_duration
@@ -39,6 +41,9 @@ from harness.server.base import RunContext, RunningServer, raise_problems, read_
 from harness.telemetry.driver import TelemetryRecorder
 from harness.telemetry.exporter import Exporter
 from harness.traffic.driver import LocustDriver
+
+StopWhen = Callable[[LoadState], str | None]
+"""Asked during the load: why to end it now, as a sentence; None to continue."""
 
 START_DELAY_S: Final = 0.5
 """From the go message to the first stage's start, so that every worker receives it in time."""
@@ -56,6 +61,7 @@ def run_profile(
     sweep: Mapping[str, Any] | None = None,
     lease: ServerLease | None = None,
     certificate: Certificate | None = None,
+    stop_when: StopWhen | None = None,
 ) -> RunResult:
     """Run a profile to its end and reduce what was measured.
 
@@ -71,6 +77,7 @@ def run_profile(
         lease: keeps the server for the next run of a series.
         certificate: of the load generator, for this load or a heavier one; default: a stored or new
             one.
+        stop_when: ends the load early; the run is complete, with the concern `stopped_early`.
 
     Returns:
         The result; an interrupted or invalid run is a result, not an error.
@@ -122,6 +129,7 @@ def run_profile(
                     calibrate=calibrate,
                     lease=lease,
                     certificate=certificate,
+                    stop_when=stop_when,
                 )
                 record.phase("done", show=False)
             record.end(interrupted=interrupted)
@@ -142,6 +150,7 @@ def _measure(
     calibrate: bool,
     lease: ServerLease | None,
     certificate: Certificate | None,
+    stop_when: StopWhen | None,
 ) -> bool:
     """Start everything, drive the load, stop everything; whether a signal cut the load short."""
     plan = record.prepared.plan
@@ -155,7 +164,10 @@ def _measure(
         record.phase("load", plan.stages[0].name, event="traffic_start")
         signals.only_count()
         traffic.go(now_ns() + round(START_DELAY_S * 1e9))
-        interrupted = _follow_load(record, signals, traffic, server, telemetry, started.display)
+        early = _EarlyEnd(record, traffic, started.display, stop_when)
+        interrupted = _follow_load(
+            record, signals, traffic, server, telemetry, started.display, early
+        )
         record.phase("drained", event="drain", show=False)
         wait_until_idle(telemetry)
         _scrape_and_mark(record, telemetry, "last_after_drain")
@@ -420,6 +432,7 @@ def _follow_load(
     server: RunningServer,
     telemetry: TelemetryRecorder,
     display: LiveDisplay,
+    early: "_EarlyEnd",
 ) -> bool:
     """Watch server, progress and signals until the load ends.
 
@@ -438,6 +451,45 @@ def _follow_load(
         if signals.count > 1 and not stopped:
             stopped = True
             traffic.stop(drain=False)
-        display.show(telemetry.latest())
+        latest = telemetry.latest()
+        display.show(latest)
+        if not interrupted:
+            early.ask(latest)
     server.check()
     return interrupted
+
+
+class _EarlyEnd:
+    """Asks `stop_when` about the load, and ends it once."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        traffic: LocustDriver,
+        display: LiveDisplay,
+        stop_when: StopWhen | None,
+    ) -> None:
+        self._record = record
+        self._traffic = traffic
+        self._display = display
+        self._stop_when = stop_when
+        self._scheduled: dict[int, int | None] = {}
+
+    def ask(self, telemetry: TelemetryProgress) -> None:
+        stage = self._display.started
+        if self._stop_when is None or stage is None:
+            return
+        if stage.index not in self._scheduled:
+            plan = self._record.prepared.plan
+            self._scheduled[stage.index] = scheduled_in_window(plan, stage.index)
+        state = LoadState(
+            self._display.traffic,
+            telemetry,
+            stage.window_start_ns,
+            stage.window_end_ns,
+            self._scheduled[stage.index],
+        )
+        if (reason := self._stop_when(state)) is not None:
+            self._stop_when = None
+            self._record.concern(Concern("stopped_early", Severity.DEGRADED, reason))
+            self._traffic.stop(drain=False)

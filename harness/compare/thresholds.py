@@ -11,6 +11,7 @@ from harness.artifacts.run_summary import Figure, Summary
 from harness.core.errors import ProfileError
 from harness.core.records import Basis, Severity
 from harness.core.units import human_number
+from harness.profile.search import parse_capacity
 from harness.profile.thresholds import EVERY_STAGE, Threshold, parse_threshold
 
 COLUMNS: Final = ("threshold", "value", "limit", "result", "reason")
@@ -47,7 +48,8 @@ class ThresholdResult:
 
 def evaluate_thresholds(thresholds: Sequence[str], summary: Summary) -> list[ThresholdResult]:
     """Evaluate thresholds such as `METRIC[@BOUNDARY][.STATISTIC] OPERATOR NUMBER[UNIT]`, in their
-    order; those on every stage (`*: …`) for each stage.
+    order; those on every stage (`*: …`) for each stage. Those on a capacity are of a search and
+    left out.
 
     Raises:
         ProfileError: a threshold is not in the grammar.
@@ -56,6 +58,7 @@ def evaluate_thresholds(thresholds: Sequence[str], summary: Summary) -> list[Thr
     return [
         _evaluate(one, summary)
         for text in thresholds
+        if parse_capacity(text) is None
         for threshold in [_parsed(text)]
         for one in threshold.at_stages(names) or (threshold,)
     ]

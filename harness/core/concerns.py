@@ -313,6 +313,12 @@ _WINDOW: Final = (
         "Raise `warmup_s` by the duration in the message, or leave it out to have it detected.",
     ),
     Explained(
+        "stopped_early",
+        "A probe of a search was ended before its window was over, because its load certainly missed the SLOs or saturated the server.",
+        "The window is short, and requests in flight at its end count as misses. A search uses only that the load was too high.",
+        "Nothing: the search needs no more of this probe. To measure this load completely, use `harness run`.",
+    ),
+    Explained(
         "fresh_start",
         "All sessions of a closed-loop stage start together at their first turn.",
         "Contexts are shorter than in steady operation, which understates prefill and KV cache load.",

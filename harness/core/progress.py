@@ -14,6 +14,10 @@ class TrafficProgress:
         ok: completed requests.
         failed: requests that ended otherwise, except those that the plan canceled.
         dropped: requests never sent.
+        judged: ended requests of this stage, without those that the plan canceled; so is
+            `window_judged`, of those scheduled in the window.
+        missed: of `judged`, those that missed each of the profile's conditions (its SLOs, or those
+            of a search's tiers); `window_missed` is of `window_judged`.
         ttft_p50_s: of this stage so far, from the scheduled send time; so is `ttft_p99_s`.
         loop_lag_s: largest event-loop lag since the last report.
         cpu: largest share of a core used by a worker since the last report.
@@ -27,6 +31,10 @@ class TrafficProgress:
     ok: int | None = None
     failed: int | None = None
     dropped: int | None = None
+    judged: int | None = None
+    missed: tuple[int, ...] = ()
+    window_judged: int | None = None
+    window_missed: tuple[int, ...] = ()
     ttft_p50_s: float | None = None
     ttft_p99_s: float | None = None
     loop_lag_s: float | None = None

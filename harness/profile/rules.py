@@ -22,6 +22,7 @@ from harness.core.network import FROM_ENVIRONMENT
 from harness.core.records import CANARY, Boundary, HeadlineRule, OutputLength
 from harness.profile.distributions import AnyDistribution
 from harness.profile.schema import BUILTIN_MODELS, Profile
+from harness.profile.search import parse_capacity, parse_condition
 from harness.profile.serving import TorchServer, VllmServer
 from harness.profile.stages import stage_name
 from harness.profile.sweep import axes
@@ -539,7 +540,14 @@ def _threshold_grammar(profile: Profile) -> Found:
     """Thresholds that do not parse."""
     for index, text in enumerate(profile.thresholds):
         try:
-            parse_threshold(text)
+            if (capacity := parse_capacity(text)) is None:
+                parse_threshold(text)
+            elif profile.search is None:
+                what = f"names the capacity at tier {capacity.tier!r}, but there is no `search`"
+                yield ("thresholds", index), what, "add `search`, or drop it"
+            elif capacity.tier not in (names := [one.name for one in profile.search.tiers]):
+                what = f"the search has no tier {capacity.tier!r}"
+                yield ("thresholds", index), what, f"write one of: {', '.join(names)}"
         except ValueError as error:
             fix = "write it as in `ttft_s.p99 < 1.5` or `output_tok_s >= 100`"
             yield ("thresholds", index), str(error), fix
@@ -552,7 +560,7 @@ def _threshold_needs(profile: Profile) -> Found:
         try:
             threshold = parse_threshold(text)
         except ValueError:
-            continue  # reported by _threshold_grammar
+            continue  # reported by _threshold_grammar, or of a capacity
         metric = threshold.metric
         if metric in _NEEDS_SLOS and all(value is None for _, value in profile.slos):
             what = f"{metric} counts requests that meet every SLO, but the profile has no SLOs"
@@ -677,7 +685,9 @@ _NOT_VARIED: Final = {
     "model.id": _ONE_MODEL,
     "model.served_name": _ONE_MODEL,
 }
-_NOT_OF_A_RUN: Final = frozenset({"sweep", "repeats", "cooldown_s", "purpose", "description"})
+_NOT_OF_A_RUN: Final = frozenset(
+    {"sweep", "search", "repeats", "cooldown_s", "purpose", "description"}
+)
 
 
 def _no_local_gpus(profile: Profile) -> bool:
@@ -697,6 +707,64 @@ def _no_gpus(profile: Profile) -> bool:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def _search_range(profile: Profile) -> Found:
+    """`search` with several load stages, a stage of another kind than `search.load`, `from` not
+    below `to`, concurrencies that are not whole, or more than the stage's `sessions` allow.
+    """
+    search = profile.search
+    if search is None:
+        return
+    stages = profile.traffic.load
+    if len(stages) != 1:
+        what = f"searches with one load stage; traffic.load has {len(stages)}"
+        yield ("search",), what, "keep the stage whose load is to be searched"
+    elif stages[0].kind != search.load:
+        what = f"is `{search.load}`, but the load stage's kind is `{stages[0].kind}`"
+        yield (
+            ("search", "load"),
+            what,
+            f"write `load: {stages[0].kind}`, or change the stage's kind",
+        )
+    elif stages[0].sessions is not None and search.whole and stages[0].sessions < search.to:
+        sessions = stages[0].sessions
+        what = f"is {search.to:g}, but the load stage ends after {sessions} sessions"
+        yield ("search", "to"), what, "remove `sessions` from the stage, or lower `to`"
+    if search.lowest >= search.to:
+        what = f"is {search.lowest:g}, which is not below `to`, {search.to:g}"
+        yield ("search", "from"), what, "lower `from`, or raise `to`"
+    for key, value in (("from", search.lowest), ("to", search.to)):
+        if search.whole and value != int(value):
+            what = f"must be a whole number of sessions; it is {value:g}"
+            yield ("search", key), what, "write a whole number, or `load: arrival_rate`"
+
+
+def _search_tiers(profile: Profile) -> Found:
+    """A tier of a search without conditions and without `slos`, with both `share` and conditions,
+    with a condition that cannot be parsed, or with the name of another tier.
+    """
+    search = profile.search
+    names: set[str] = set()
+    for index, tier in enumerate(() if search is None else search.tiers):
+        path: Path = ("search", "tiers", index)
+        if tier.name in names:
+            yield (*path, "name"), f"{tier.name!r} is the name of two tiers", "rename one of them"
+        names.add(tier.name)
+        if tier.conditions and tier.share is not None:
+            what = "`share` is of `slos`, but the tier has conditions of its own"
+            yield (*path, "share"), what, "drop it: the percentiles of the conditions are shares"
+        for number, text in enumerate(tier.conditions):
+            try:
+                parse_condition(text)
+            except ValueError as error:
+                what, _, fix = str(error).partition("; ")
+                yield (*path, "conditions", number), what, fix or "write another condition"
+        if not tier.conditions and not any(profile.slos.model_dump().values()):
+            what = f"tier {tier.name!r} has no conditions, and the profile has no `slos`"
+            yield ("search", "tiers"), what, "add `conditions` to the tier, or add `slos`"
+    if search is not None and not search.tiers:
+        yield ("search", "tiers"), "is empty", "add a tier, or drop the key for 95% of `slos`"
 
 
 RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = (
@@ -734,6 +802,8 @@ RULES: Final[tuple[tuple[Callable[[Profile], Found], tuple[Path, ...]], ...]] = 
     (_energy, ()),
     (_stage_parts, (("traffic", "workload"),)),
     (_sweep, ()),
+    (_search_range, (("traffic", "load"),)),
+    (_search_tiers, (("slos",),)),
 )
 """Each rule with the keys that it reads besides the one that it reports. Its docstring is its entry
 in docs/reference/profile.md.

@@ -24,6 +24,7 @@ from harness.checked_yaml.fields import (
     Whole,
 )
 from harness.core.records import Api, OutputLength, Purpose
+from harness.profile.search import DEFAULT_SHARE, Condition, Search, Tier, parse_condition
 from harness.profile.serving import AutoServer, Model, Server
 from harness.profile.stages import STAGE_NAME, stage_name
 from harness.profile.sweep import Sweep
@@ -192,6 +193,8 @@ class Profile(Strict):
     """Price, for dollars per million tokens."""
     sweep: Sweep | None = None
     """Keys that vary from run to run (`harness sweep`; `harness run` does the same)."""
+    search: Search | None = None
+    """What `harness search` looks for; `harness run` ignores it."""
 
     @property
     def _measures(self) -> bool:
@@ -213,6 +216,22 @@ class Profile(Strict):
     def stage_names(self) -> tuple[str, ...]:
         """Names of the load stages, in order."""
         return tuple(stage_name(stage, i) for i, stage in enumerate(self.traffic.load))
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """Conditions of every tier of the search, tier by tier; without a search, the SLOs."""
+        tiers = (Tier(name="slo"),) if self.search is None else self.search.tiers
+        return tuple(one for tier in tiers for one in self.conditions_of(tier))
+
+    def conditions_of(self, tier: Tier) -> tuple[Condition, ...]:
+        """Conditions of one tier; empty if it counts `slos` and there are none."""
+        if tier.conditions:
+            return tuple(parse_condition(text) for text in tier.conditions)
+        slos = self.slos
+        if slos == Slos():
+            return ()
+        share = DEFAULT_SHARE if tier.share is None else tier.share
+        return (Condition("slos", share, slos.ttft_s, slos.tpot_s, slos.e2e_s),)
 
     @property
     def calibrate(self) -> bool:

@@ -12,6 +12,10 @@ truth file has one JSON line per request, with `request_id` from the client's `x
 header, `content_ns`, the monotonic time just before each write that completed content events, and
 `content_bytes`, the content of each (`harness.artifacts.canary_truth` pairs it with a client's
 records). These are times of writes, not of the schedule, so they are right even if a write is late.
+
+With `--slots` it is an M/M/c queue instead of a fixed pace: a request waits for a free slot
+(`wait_ns` in the truth), sends its first token at once and the others evenly over its service time
+(`service_ns`), which is exponential. With one token, that token ends the service.
 """
 
 import argparse
@@ -47,6 +51,7 @@ from harness.processes.child import Child, ChildSpec
 from harness.processes.registry import RunRegistry
 from harness.processes.start import own_environment, own_module
 from harness.reference_server.faults import Fault
+from harness.reference_server.slots import Slots
 
 MODEL: Final = "paced-test-double"
 SERVER: Final = "harness-paced-test-double"
@@ -77,6 +82,10 @@ class Pace:
         tokens: output tokens, limited by a request's max_tokens. None: max_tokens.
         faults: request k gets faults[k % len(faults)].
         hash_bodies: record each body's sha256 in the truth.
+        slots: requests in service at once, each for an exponential time in place of `ttft_ms` and
+            `gap_ms`; None: all at once, at that pace.
+        service_ms: mean service time in a slot.
+        seed: of the service times.
     """
 
     ttft_ms: float = 100.0
@@ -84,6 +93,9 @@ class Pace:
     tokens: int | None = None
     faults: tuple[Fault, ...] = (Fault.NONE,)
     hash_bodies: bool = False
+    slots: int | None = None
+    service_ms: float = 100.0
+    seed: int = 1
 
 
 @dataclass(slots=True)
@@ -98,6 +110,8 @@ class _Request:
     received_ns: int
     body_bytes: int
     body_sha256: str | None
+    service_ns: int | None = None
+    started_ns: int | None = None
     content_ns: list[int] = field(default_factory=list)
     sent_tok: int = 0
 
@@ -237,8 +251,7 @@ _LENGTH_ERRORS: Final = {
 """Bytes by which content-length is wrong."""
 
 
-@lru_cache(maxsize=256)
-def _plain_script(
+def _paced_script(
     api: WireApi, tokens: int, ttft_ns: int, gap_ns: int, *, usage: bool
 ) -> tuple[_Step, ...]:
     """The normal response: headers and start at once, one paced write per token, then the end."""
@@ -254,6 +267,9 @@ def _plain_script(
         steps.append((gap_ns if index else ttft_ns, data, 1))
     steps.append((0, lambda request: _chunk(_end(request)) + b"0\r\n\r\n", 0))
     return tuple(steps)
+
+
+_repeated_script = lru_cache(maxsize=256)(_paced_script)
 
 
 def _response(
@@ -298,10 +314,20 @@ def _unavailable() -> bytes:
     return _error(*_OVERLOADED, b"503 Service Unavailable", headers)
 
 
+def _pauses(request: _Request, pace: Pace) -> tuple[int, int]:
+    """Time to the first token, from the request or its slot, and between tokens."""
+    if request.service_ns is None:
+        return round(pace.ttft_ms * _MS), round(pace.gap_ms * _MS)
+    gaps = request.output_tok - 1
+    return (0, request.service_ns // gaps) if gaps else (request.service_ns, 0)
+
+
 def _script(request: _Request, pace: Pace) -> tuple[_Step, ...]:
-    ttft_ns, gap_ns = round(pace.ttft_ms * _MS), round(pace.gap_ms * _MS)
+    ttft_ns, gap_ns = _pauses(request, pace)
     if request.fault is Fault.NONE:
-        return _plain_script(
+        # in slots every request has its own gap
+        make = _repeated_script if request.service_ns is None else _paced_script
+        return make(
             request.api, request.output_tok, ttft_ns, gap_ns, usage=request.continuous_usage
         )
     if request.fault is Fault.UNAVAILABLE:
@@ -498,6 +524,9 @@ class _Server:
         self.connections: dict[int, _Connection] = {}
         self.due: list[tuple[int, int, _Connection, _Request]] = []
         self.sequence = 0
+        self.slots: Slots[tuple[_Connection, _Request]] | None = (
+            None if pace.slots is None else Slots(pace.slots, pace.service_ms / 1000, pace.seed)
+        )
         self.stopping = False
         self.accepted = self.running = self.generated_tok = self.prompt_tok = 0
         self.by_reason = {"stop": 0, "length": 0, "abort": 0}
@@ -575,13 +604,30 @@ class _Server:
         if _STREAM.search(body) or request.fault is not Fault.NONE:
             connection.script = _script(request, self.pace)
         else:
-            wait_ns = round((self.pace.ttft_ms + self.pace.gap_ms * (request.output_tok - 1)) * _MS)
+            ttft_ns, gap_ns = _pauses(request, self.pace)
+            wait_ns = ttft_ns + gap_ns * (request.output_tok - 1)
             connection.script = ((wait_ns, _whole_answer(request), request.output_tok),)
         connection.step = 0
+        if self.slots is None or self.slots.enter((connection, request)):
+            self._start(connection, request, request.received_ns)
+
+    def _start(self, connection: _Connection, request: _Request, at: int) -> None:
+        request.started_ns = at
         if pause := connection.script[0][0]:
-            self._wait(connection, request, request.received_ns + pause)
+            self._wait(connection, request, at + pause)
         else:
-            self._play(connection, request, request.received_ns)
+            self._play(connection, request, at)
+
+    def _leave(self, connection: _Connection, request: _Request) -> None:
+        """The slot of a request that has ended goes to the next in the queue, from the loop."""
+        if self.slots is None:
+            return
+        if request.started_ns is None:
+            self.slots.abandon((connection, request))
+        elif (following := self.slots.leave()) is not None:
+            other, its = following
+            its.started_ns = now_ns()
+            self._wait(other, its, its.started_ns + other.script[0][0])
 
     def _request(self, api: WireApi, headers: dict[bytes, bytes], body: bytes) -> _Request:
         fault = self.pace.faults[self.accepted % len(self.pace.faults)]
@@ -605,6 +651,7 @@ class _Server:
             received_ns=now_ns(),
             body_bytes=len(body),
             body_sha256=hashlib.sha256(body).hexdigest() if self.pace.hash_bodies else None,
+            service_ns=None if self.slots is None else self.slots.service_ns(),
         )
 
     def _wait(self, connection: _Connection, request: _Request, at: int) -> None:
@@ -670,7 +717,14 @@ class _Server:
                 "body_bytes": request.body_bytes,
                 "body_sha256": request.body_sha256,
             }
+            if request.service_ns is not None:
+                started_ns = request.started_ns
+                line |= {
+                    "wait_ns": None if started_ns is None else started_ns - request.received_ns,
+                    "service_ns": request.service_ns,
+                }
             self.truth.write(json.dumps(line) + "\n")
+        self._leave(connection, request)
 
     def _models(self) -> bytes:
         model = {"id": MODEL, "object": "model", "created": 0, "owned_by": SERVER}
@@ -679,10 +733,11 @@ class _Server:
     def _metrics(self) -> bytes:
         label = f'engine="0",model_name="{MODEL}"'
         ends = {f'finished_reason="{why}",{label}': count for why, count in self.by_reason.items()}
+        waiting = 0 if self.slots is None else self.slots.waiting
         out = ""
         for name, kind, text, samples in (
-            ("num_requests_running", "gauge", "Running requests.", {label: self.running}),
-            ("num_requests_waiting", "gauge", "Always zero.", {label: 0}),
+            ("num_requests_running", "gauge", "Running requests.", {label: self.running - waiting}),
+            ("num_requests_waiting", "gauge", "Requests without a slot.", {label: waiting}),
             ("prompt_tokens_total", "counter", "Body bytes over four.", {label: self.prompt_tok}),
             ("generation_tokens_total", "counter", "Words written.", {label: self.generated_tok}),
             ("request_success_total", "counter", "Requests that ended, by reason.", ends),
@@ -723,6 +778,9 @@ class PacedServer:
         options = ["--port", "0", "--ttft-ms", str(pace.ttft_ms), "--gap-ms", str(pace.gap_ms)]
         options += [] if pace.tokens is None else ["--tokens", str(pace.tokens)]
         options += ["--hash-bodies"] if pace.hash_bodies else []
+        if pace.slots is not None:
+            options += ["--slots", str(pace.slots), "--service-ms", str(pace.service_ms)]
+            options += ["--seed", str(pace.seed)]
         options += [arg for fault in pace.faults for arg in ("--fault", fault.value)]
         options += ["--truth", str(truth)] if truth else []
         options += ["--live-truth"] if live_truth else []
@@ -784,6 +842,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--truth", type=Path, help="JSON lines with the time of every write")
     parser.add_argument("--live-truth", action="store_true", help="write truth at once, unbuffered")
     parser.add_argument("--hash-bodies", action="store_true")
+    parser.add_argument("--slots", type=int, help="requests in service at once; others wait")
+    parser.add_argument("--service-ms", type=float, default=100.0, help="mean time in a slot")
+    parser.add_argument("--seed", type=int, default=1, help="of the service times")
     args = parser.parse_args(argv)
     pace = Pace(
         ttft_ms=args.ttft_ms,
@@ -791,6 +852,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokens=args.tokens,
         faults=tuple(Fault(name) for name in args.fault or ["none"]),
         hash_bodies=args.hash_bodies,
+        slots=args.slots,
+        service_ms=args.service_ms,
+        seed=args.seed,
     )
     # Every stream is a descriptor, and the default limit is often 1,024.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

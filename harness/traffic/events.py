@@ -34,6 +34,10 @@ class WorkerProgress:
     ok: int
     failed: int
     dropped: int
+    judged: int
+    missed: list[int]
+    window_judged: int
+    window_missed: list[int]
     ttft_ms: list[float]
     loop_lag_ms: float
     cpu: float

@@ -1,15 +1,25 @@
 """Merges the workers' reports into one event for all of them."""
 
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Final
 
 from harness.core.progress import TrafficProgress
 from harness.traffic.events import StageEnded, StagePrimed, WorkerProgress
 
 _MOST_TTFTS: Final = 20_000
-_SUMMED: Final = ("in_flight", "live_sessions", "sent", "ok", "failed", "dropped")
+_SUMMED: Final = (
+    "in_flight",
+    "live_sessions",
+    "sent",
+    "ok",
+    "failed",
+    "dropped",
+    "judged",
+    "window_judged",
+)
 
 
 class ProgressMerger:
@@ -36,6 +46,8 @@ class ProgressMerger:
             t_ns=report.t_ns,
             stage=report.stage,
             **{name: sum(getattr(one, name) for one in reports) for name in _SUMMED},
+            missed=_added(one.missed for one in reports),
+            window_missed=_added(one.window_missed for one in reports),
             ttft_p50_s=_quantile_s(self._ttft_ms, 0.5),
             ttft_p99_s=_quantile_s(self._ttft_ms, 0.99),
             loop_lag_s=max(one.loop_lag_ms for one in reports) / 1000,
@@ -64,6 +76,11 @@ def all_ended(marks: Sequence[StageEnded]) -> StageEnded:
         turns_cut=sum(one.turns_cut for one in marks),
         replies_not_carried=sum(one.replies_not_carried for one in marks),
     )
+
+
+def _added(counts: Iterable[Sequence[int]]) -> tuple[int, ...]:
+    """Sums by position; a worker that has not begun the stage has none."""
+    return tuple(map(sum, zip_longest(*counts, fillvalue=0)))
 
 
 def _quantile_s(sorted_ms: list[float], share: float) -> float | None:

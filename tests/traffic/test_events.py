@@ -22,7 +22,7 @@ from harness.traffic.events import (
     [
         Ready("ab"),
         Ready(None),
-        WorkerProgress(1, None, 2, 3, 4, 5, 6, 7, [1.5, 2.0], 0.25, 0.5),
+        WorkerProgress(1, None, 2, 3, 4, 5, 6, 7, 8, [9, 10], 11, [12, 13], [1.5, 2.0], 0.25, 0.5),
         StagePrimed("a", 0, 1, 2, 3, 4),
         StageStarted("a", 0, 1, 2, None),
         WindowDone("a", 0),

@@ -22,6 +22,10 @@ _RATE_READINGS: Final = 5
 class LiveDisplay:
     """Receives events of the load generator, from its threads, and shows progress on request.
 
+    Attributes:
+        traffic: latest report of the load generator.
+        started: the latest stage that started; None before the first.
+
     Args:
         stages: stages of the plan.
         events: records events for the reduction.
@@ -45,25 +49,27 @@ class LiveDisplay:
         self._view = view
         self._exporter = exporter
         self._clock = clock
-        self._traffic = TrafficProgress()
+        self.traffic = TrafficProgress()
+        self.started: StageStarted | None = None
         self._started_ns: dict[str, int] = {}
         self._generated = Rate()
 
     def on_traffic_event(self, event: TrafficEvent) -> None:
         """Keep progress for the next `show`; record everything else as events."""
         if isinstance(event, TrafficProgress):
-            self._traffic = event
+            self.traffic = event
             if event.loop_lag_s is not None and event.loop_lag_s > LOOP_LAG_KEPT_S:
                 self._events.append("loop_lag", t_ns=event.t_ns, lag_s=event.loop_lag_s)
             return
         self._events.append(event.event, **asdict(event))
         if isinstance(event, StageStarted):
+            self.started = event
             self._started_ns[event.stage] = event.start_ns
             self._view.note(f"stage {event.stage}")
 
     def show(self, telemetry: TelemetryProgress) -> None:
         """Pass the current state to view and exporter."""
-        now, traffic = self._clock(), self._traffic
+        now, traffic = self._clock(), self.traffic
         stage = self._stages[traffic.stage or self._first]
         elapsed_s = max(0.0, seconds(now - self._started_ns.get(stage.name, now)))
         progress = Progress(

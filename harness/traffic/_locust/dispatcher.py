@@ -8,7 +8,7 @@ shutdown cannot lose one.
 import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, replace
 from time import monotonic_ns
@@ -23,6 +23,7 @@ from harness.plan.bodies import Conversation
 from harness.plan.build import RunPlan
 from harness.plan.prompt_text import Texts
 from harness.plan.types import PRIME_SUFFIX, Session, Turn
+from harness.profile.search import Condition
 from harness.traffic._locust.answer import Answer, read_answer
 from harness.traffic._locust.http_client import Cancelled, Target
 from harness.traffic._locust.http_client import turns as loop_turns
@@ -70,6 +71,7 @@ class Dispatcher:
         routing: `round_robin` or `least_busy`, for new conversations.
         drain_timeout_s: maximum wait after a window for its requests.
         on_record: called with every record, after the recorder has it.
+        conditions: of single requests, counted in `counts`.
     """
 
     plan: RunPlan
@@ -81,6 +83,7 @@ class Dispatcher:
     routing: str
     drain_timeout_s: float
     on_record: Callable[[Record], None]
+    conditions: Sequence[Condition] = ()
 
     def __post_init__(self) -> None:
         self.counts = Counts()
@@ -172,6 +175,7 @@ class Dispatcher:
         window_start_ns = start_ns + plan.warmup_ns
         window_end_ns = None if plan.window_ns is None else window_start_ns + plan.window_ns
         stage = self._stage = StageRun(plan, start_ns, window_start_ns, window_end_ns)
+        self.counts.new_stage(len(self.conditions))
         self._wind_down.clear()
         if self.is_stopped():
             stage.closing.set()
@@ -526,6 +530,9 @@ class Dispatcher:
             counts.dropped += 1
         elif outcome is not Outcome.CANCELLED:  # the plan's own cancellations are not failures
             counts.failed += 1
+        if self._stage is not None and self.conditions and outcome is not Outcome.CANCELLED:
+            in_window = self._stage.in_window(record.intended_ns)
+            counts.judge(record.met(self.conditions), in_window=in_window)
         self.recorder.add(record)
         self.on_record(record)
 

@@ -116,6 +116,7 @@ class Worker:
             routing=profile.traffic.routing,
             drain_timeout_s=profile.traffic.drain_timeout_s,
             on_record=self._on_record,
+            conditions=profile.conditions,
         )
         self._dispatcher.warm_up()
         self._canary: Canary | None = None

@@ -8,6 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from harness.artifacts.tables import REQUESTS
+from harness.core.latency import tpot_s
+from harness.core.records import Outcome
+from harness.profile.search import Condition
 from harness.traffic._locust.answer import Answer
 
 
@@ -34,6 +37,20 @@ class Record:
     @property
     def request_id(self) -> str:
         return f"{self.session_id}/{self.turn}"
+
+    def met(self, conditions: Sequence[Condition]) -> list[bool]:
+        """Which conditions the request met, as the reduction counts them later except for responses
+        in bursts.
+        """
+        answer = self.answer
+        if answer.outcome is not Outcome.OK or self.done_ns is None:
+            return [False] * len(conditions)
+        last_ns = answer.last_token_ns or self.done_ns
+        first_ns = answer.first_token_ns or last_ns
+        gaps = (answer.output_tok or 0) - 1
+        tpot = tpot_s(last_ns - first_ns, gaps) if gaps > 0 and last_ns > first_ns else None
+        ttft_s, e2e_s = (first_ns - self.intended_ns) * 1e-9, (last_ns - self.intended_ns) * 1e-9
+        return [one.is_met(ttft_s, tpot, e2e_s) for one in conditions]
 
 
 _ELSEWHERE = {"class": "workload_class"}

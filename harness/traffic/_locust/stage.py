@@ -11,7 +11,12 @@ from harness.traffic._locust.http_client import Target
 
 @dataclass(slots=True)
 class Counts:
-    """Since the start of this worker."""
+    """Since the start of this worker; `judged` and below: ended requests of the current stage.
+
+    Attributes:
+        missed: of `judged`, those that missed each of the profile's conditions.
+        window_judged: of `judged`, those scheduled in the window; `window_missed` is of them.
+    """
 
     sent: int = 0
     ok: int = 0
@@ -19,6 +24,23 @@ class Counts:
     dropped: int = 0
     in_flight: int = 0
     live_sessions: int = 0
+    judged: int = 0
+    missed: list[int] = field(default_factory=list)
+    window_judged: int = 0
+    window_missed: list[int] = field(default_factory=list)
+
+    def new_stage(self, conditions: int) -> None:
+        """No request of the stage has ended yet."""
+        self.judged = self.window_judged = 0
+        self.missed, self.window_missed = [0] * conditions, [0] * conditions
+
+    def judge(self, met: list[bool], *, in_window: bool) -> None:
+        """Count one request that met these conditions."""
+        self.judged += 1
+        self.window_judged += in_window
+        for index, one in enumerate(met):
+            self.missed[index] += not one
+            self.window_missed[index] += in_window and not one
 
 
 @dataclass(frozen=True, slots=True)
