@@ -30,7 +30,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # two processes use the two 
 import numpy as np
 
 from harness.sweeps.probe_likelihood import Observation
-from harness.sweeps.threshold import Condition, Limits, estimate, next_load, posterior
+from harness.sweeps.threshold import Limits, Observed, estimate, next_load, posterior
 
 TARGET = 0.95
 N = 300
@@ -108,11 +108,11 @@ def search(one: Setting, seed: int) -> dict[str, float]:
     limits = Limits(
         FREE.start, FREE.end, whole=False, precision=0, max_points=one.probes, guess=guess
     )
-    while (load := next_load([[Condition(TARGET, tuple(done))]], limits)) is not None:
+    while (load := next_load([[Observed(TARGET, tuple(done))]], limits)) is not None:
         done.append(probe(load, len(done)))
-    found = estimate([Condition(TARGET, tuple(done))], limits)
+    found = estimate([Observed(TARGET, tuple(done))], limits)
     again = all(
-        next_load([[Condition(TARGET, tuple(done[:i]))]], limits) == done[i].load
+        next_load([[Observed(TARGET, tuple(done[:i]))]], limits) == done[i].load
         for i in (1, len(done) // 2, len(done) - 1)
     )
     return {
@@ -185,7 +185,7 @@ def tiers(seed: int) -> dict[str, float]:
         draw = np.random.default_rng([8, seed])
         done: list[list[Observation]] = [[] for _ in asked]
         while True:
-            now = [[Condition(TARGET, tuple(probes))] for probes in done]
+            now = [[Observed(TARGET, tuple(probes))] for probes in done]
             load = next_load(now, limits)
             if load is None:
                 return len(done[0])
@@ -202,9 +202,9 @@ def ask_s() -> float:
     probe, took = prober(SETTINGS[5], np.random.default_rng(9)), []
     done = [probe(math.exp(0.01 * (i - 15)), i) for i in range(30)]
     for i in range(20, 30):
-        posterior(Condition(TARGET, tuple(done[:i])))
+        posterior(Observed(TARGET, tuple(done[:i])))
         start = perf_counter()
-        posterior(Condition(TARGET, tuple(done[: i + 1])))
+        posterior(Observed(TARGET, tuple(done[: i + 1])))
         took.append(perf_counter() - start)
     return float(np.median(took))
 

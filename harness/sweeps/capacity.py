@@ -1,48 +1,19 @@
 """Capacity per tier of a search: from conditions and the requests of its probes."""
 
-import difflib
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
 from harness.artifacts.capacity import Capacity
 from harness.artifacts.run_summary import Slos
-from harness.core.metrics import METRICS
 from harness.core.records import Basis, Outcome
-from harness.core.units import parse_duration_s
+from harness.profile.search import Condition
 from harness.reduce.figures.window_figures import good, intended_in
 from harness.reduce.reduction import Reduction
 from harness.reduce.statistics.intervals import BATCHES, mean_error
 from harness.sweeps.probe_likelihood import Floats, Observation
-from harness.sweeps.threshold import Condition, Limits, estimate, outliers, posterior
-
-PER_REQUEST: Final = ("ttft_s", "tpot_s", "e2e_s", "speed_tok_s")
-"""What a condition may limit: each request has one value. `speed_tok_s` is 1 / tpot_s."""
-DEFAULT_SHARE: Final = 0.95
-"""Share of requests that meet every SLO, in the default tier."""
-_GRAMMAR: Final = re.compile(
-    r"\s*([A-Za-z][A-Za-z0-9_]*)\.p(\d{1,2}(?:\.\d+)?|999)\s*(<=|>=|<|>)"
-    r"\s*((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-z]*)\s*"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class TierCondition:
-    """A share of the requests that must be within limits.
-
-    Attributes:
-        text: as written.
-        slos: a request is good if it meets all of them.
-        share: of requests that must be good.
-    """
-
-    text: str
-    slos: Slos
-    share: float
+from harness.sweeps.threshold import Limits, Observed, estimate, outliers, posterior
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,77 +21,7 @@ class Tier:
     """A level of service: all conditions at once."""
 
     name: str
-    conditions: tuple[TierCondition, ...]
-
-
-def slo_tier(name: str, slos: Slos, share: float = DEFAULT_SHARE) -> Tier:
-    """The tier whose requests meet all of a profile's SLOs.
-
-    Raises:
-        ValueError: the profile has no SLOs, or the share is not between 0 and 1.
-    """
-    if slos == Slos():
-        raise ValueError(f"tier {name} needs slos; set slos in the profile, or give conditions")
-    if not 0 < share < 1:
-        raise ValueError(f"tier {name}: share must be between 0 and 1; it is {share:g}")
-    return Tier(name, (TierCondition(f"slos >= {share:g}", slos, share),))
-
-
-def parse_condition(text: str) -> TierCondition:
-    """`ttft_s.p95 < 5s` as a share: at least 95% of requests have a TTFT within 5 s.
-    `speed_tok_s.p25 > 60`: at least 75% are faster than 60 tok/s.
-
-    Raises:
-        ValueError: not in this form; an unknown metric or one without a value per request; a limit
-            or direction that does not fit.
-    """
-    match = _GRAMMAR.fullmatch(text) if len(text) <= 200 else None
-    if match is None:
-        raise ValueError(
-            f"{text[:200]!r} is not METRIC.pNN OPERATOR LIMIT; write, for example,"
-            " 'ttft_s.p95 < 5s' or 'speed_tok_s.p25 > 60'"
-        )
-    metric, percentile, operator, number, unit = match.groups()
-    _check_metric(metric)
-    share = 0.999 if percentile == "999" else float(percentile) / 100
-    at_least = operator.startswith(">")
-    if at_least != (metric == "speed_tok_s"):
-        better = ">" if metric == "speed_tok_s" else "<"
-        raise ValueError(f"{text!r} limits {metric} on its good side; write {better}")
-    if not 0 < share < 1:
-        raise ValueError(f"{text!r}: the percentile must be above p0")
-    return TierCondition(
-        text.strip(), _limit(metric, number, unit), 1 - share if at_least else share
-    )
-
-
-def _check_metric(metric: str) -> None:
-    if metric in PER_REQUEST:
-        return
-    if metric in METRICS:
-        raise ValueError(
-            f"{metric} cannot be a condition: it is not one value per request;"
-            f" use {', '.join(PER_REQUEST)}"
-        )
-    near = difflib.get_close_matches(metric, PER_REQUEST, n=1, cutoff=0.5)
-    fix = f"did you mean {near[0]}?" if near else f"use {', '.join(PER_REQUEST)}"
-    raise ValueError(f"unknown metric {metric!r}; {fix}")
-
-
-def _limit(metric: str, number: str, unit: str) -> Slos:
-    if metric == "speed_tok_s":
-        if unit:
-            raise ValueError(f"{unit!r} does not fit speed_tok_s; write a bare number of tok/s")
-        limit = 1 / float(number) if float(number) else math.inf
-        metric = "tpot_s"
-    else:
-        limit = parse_duration_s(number + unit)
-    if not 0 < limit < math.inf:
-        raise ValueError(f"the limit of {metric} must be above 0; it is {number}{unit}")
-    return Slos(**{metric: limit})
-
-
-# --- probes ---
+    conditions: tuple[Condition, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +77,7 @@ def effective_number(met: Floats) -> float:
     return float(n) if error is None else min(float(n), max(1.0, p * (1 - p) / error.variance))
 
 
-def tally(reduction: Reduction, condition: TierCondition, *, at_most: bool = False) -> Tally | None:
+def tally(reduction: Reduction, condition: Condition, *, at_most: bool = False) -> Tally | None:
     """Requests of the headline window for a condition; None without a window or a request in it."""
     if reduction.headline is None:
         return None
@@ -186,7 +87,8 @@ def tally(reduction: Reduction, condition: TierCondition, *, at_most: bool = Fal
     ended = counted & (requests.outcome != Outcome.INTERRUPTED)
     if at_most and np.any(ended):  # the others were cut off by the early end
         counted = ended
-    met = good(requests, mine, reduction.flows, condition.slos)[counted].astype(np.float64)
+    slos = Slos(ttft_s=condition.ttft_s, tpot_s=condition.tpot_s, e2e_s=condition.e2e_s)
+    met = good(requests, mine, reduction.flows, slos)[counted].astype(np.float64)
     if not len(met):
         return None
     return Tally(int(np.sum(met)), len(met), effective_number(met), at_most)
@@ -219,11 +121,11 @@ def probe_run(
     )
 
 
-def conditions(tiers: Sequence[Tier], probes: Sequence[ProbeRun]) -> list[list[Condition]]:
+def conditions(tiers: Sequence[Tier], probes: Sequence[ProbeRun]) -> list[list[Observed]]:
     """Observations per tier and condition, for `estimate` and `next_load`."""
     return [
         [
-            Condition(one.share, tuple(p.tallies[t][c].observation(p.load) for p in probes))
+            Observed(one.share, tuple(p.tallies[t][c].observation(p.load) for p in probes))
             for c, one in enumerate(tier.conditions)
         ]
         for t, tier in enumerate(tiers)

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from harness.artifacts.run_summary import Slos, Summary
+from harness.artifacts.run_summary import Summary
 from harness.core.concerns import GROUPS
 from harness.core.records import Severity
 from harness.profile.schema import Profile
@@ -15,7 +15,7 @@ from harness.reduce.figures.window_figures import intended_in
 from harness.reduce.read.categorical import Bools
 from harness.reduce.reduction import Reduction, reduce_fully
 from harness.reduce.windows.figure_set import NS
-from harness.sweeps.capacity import ProbeRun, Tier, TierCondition, probe_run
+from harness.sweeps.capacity import ProbeRun, Tier, probe_run
 
 STOPPED_EARLY: Final = "stopped_early"
 
@@ -72,20 +72,7 @@ class Probe:
 def tiers_of(profile: Profile) -> tuple[Tier, ...]:
     """The tiers of a profile's search."""
     assert profile.search is not None
-    return tuple(
-        Tier(
-            tier.name,
-            tuple(
-                TierCondition(
-                    one.text,
-                    Slos(ttft_s=one.ttft_s, tpot_s=one.tpot_s, e2e_s=one.e2e_s),
-                    one.share,
-                )
-                for one in profile.conditions_of(tier)
-            ),
-        )
-        for tier in profile.search.tiers
-    )
+    return tuple(Tier(one.name, profile.conditions_of(one)) for one in profile.search.tiers)
 
 
 def read_probe(folder: Path, load: float, tiers: Sequence[Tier]) -> Probe:
@@ -142,7 +129,7 @@ def _late(reduction: Reduction, counted: Bools, tiers: Sequence[Tier]) -> str | 
     lag_s = (requests.sent - requests.intended)[counted] * NS
     lag_s = lag_s[~np.isnan(lag_s)]
     for one in (condition for tier in tiers for condition in tier.conditions):
-        limits = (one.slos.ttft_s, one.slos.e2e_s)
+        limits = (one.ttft_s, one.e2e_s)
         limit_s = min((limit for limit in limits if limit), default=None)
         if limit_s is None or not len(lag_s):
             continue

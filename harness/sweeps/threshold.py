@@ -39,7 +39,7 @@ SURPRISING: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class Observed:
     """A condition of a tier and its observations.
 
     Attributes:
@@ -82,7 +82,7 @@ class Posterior:
         return math.exp(float(np.interp(q * below[-1], below, self.log_x)))
 
 
-def _likelihoods(condition: Condition, one: Observation, grid: _Grid) -> tuple[Floats, Floats]:
+def _likelihoods(condition: Observed, one: Observation, grid: _Grid) -> tuple[Floats, Floats]:
     """Of an ordinary probe and of an outlier, with the dimensions of the grid and links."""
     found = table(condition.target, one.good, one.n, one.at_most)
     y_s = math.log(one.load) - grid.x
@@ -94,7 +94,7 @@ def _mixed(parts: tuple[Floats, Floats]) -> Floats:
     return (1 - OUTLIER) * parts[0] + OUTLIER * parts[1] + 1e-30
 
 
-def _weight(condition: Condition, grid: _Grid) -> Floats:
+def _weight(condition: Observed, grid: _Grid) -> Floats:
     """Posterior density on the grid, relative to its largest value."""
     shape = (len(grid.widths), len(grid.noises), len(grid.x), LINKS)
     prior = NOISE_PRIOR * np.log(NOISES[grid.noises])
@@ -118,7 +118,7 @@ def _around(values: Ints, density: Floats, size: int) -> Ints:
     return np.arange(max(values[first] - 1, 0), min(values[last] + 2, size))
 
 
-def posterior(condition: Condition) -> Posterior:
+def posterior(condition: Observed) -> Posterior:
     """The posterior of a condition's threshold.
 
     The grid of x* starts wide and zooms: a step above the precision would bias the result. All of s
@@ -130,7 +130,7 @@ def posterior(condition: Condition) -> Posterior:
     if not condition.observations:
         raise ValueError("a posterior needs at least one observation")
     ordered = sorted(condition.observations, key=lambda o: (o.load, o.good, o.n, o.at_most))
-    condition = Condition(condition.target, tuple(ordered))
+    condition = Observed(condition.target, tuple(ordered))
     low, high = math.log(ordered[0].load) - BEYOND, math.log(ordered[-1].load) + BEYOND
     widths, noises = np.arange(0, len(WIDTHS), 2), np.arange(0, len(NOISES), 2)
     full = False
@@ -152,7 +152,7 @@ def posterior(condition: Condition) -> Posterior:
     return Posterior(grid.x, widths, noises, weight, tau)
 
 
-def outliers(condition: Condition, found: Posterior) -> tuple[int, ...]:
+def outliers(condition: Observed, found: Posterior) -> tuple[int, ...]:
     """Indices of the observations that the others do not explain: the probability of a share as far
     off, in an ordinary probe, is below `SURPRISING`.
     """
@@ -244,7 +244,7 @@ def _smallest(found: Sequence[Posterior], q: float) -> float:
     return min(one.quantile(q) for one in found)
 
 
-def estimate(conditions: Sequence[Condition], limits: Limits) -> Estimate:
+def estimate(conditions: Sequence[Observed], limits: Limits) -> Estimate:
     """The capacity of a tier."""
     if not conditions or not all(one.observations for one in conditions):
         return Estimate(Found.UNKNOWN)
@@ -262,7 +262,7 @@ def estimate(conditions: Sequence[Condition], limits: Limits) -> Estimate:
     return Estimate(found, load, low, high, binding, every[binding].tau, share)
 
 
-def _lowest(conditions: Sequence[Condition]) -> float:
+def _lowest(conditions: Sequence[Observed]) -> float:
     return min(one.load for condition in conditions for one in condition.observations)
 
 
@@ -275,14 +275,14 @@ def is_finished(tier: Estimate, limits: Limits) -> bool:
     return limits.whole and (tier.high - tier.low) / 2 <= 0.5 and tier.low >= 1
 
 
-def _outcomes(conditions: Sequence[Condition]) -> tuple[set[float], set[float]]:
+def _outcomes(conditions: Sequence[Observed]) -> tuple[set[float], set[float]]:
     """Loads with a probe that met each condition, and loads with one that missed any."""
     passed = [{o.load for o in c.observations if o.good >= c.target * o.n} for c in conditions]
     failed = [{o.load for o in c.observations if o.good < c.target * o.n} for c in conditions]
     return set.intersection(*passed), set.union(*failed)
 
 
-def next_load(tiers: Sequence[Sequence[Condition]], limits: Limits) -> float | None:
+def next_load(tiers: Sequence[Sequence[Observed]], limits: Limits) -> float | None:
     """The load of the next probe, a pure function of the finished ones; None: the search is over.
 
     Doubling until each tier failed once (halving from a guess that failed), then the quantiles

@@ -16,7 +16,8 @@ from harness.artifacts.sweep_index import PointState, read_sweep
 from harness.commands.display import QuietView
 from harness.commands.search import SearchOptions, run_search, source_of, start_search
 from harness.core.errors import ExitCode, HarnessError, ProfileError, ServerError
-from harness.sweeps.capacity import ProbeRun, Tally, Tier, TierCondition
+from harness.profile.search import Condition
+from harness.sweeps.capacity import ProbeRun, Tally, Tier
 from harness.sweeps.probes import Probe
 
 PROFILE = """\
@@ -83,7 +84,7 @@ class Box:
         chance = random.Random(f"{point} {load}")
         shift = chance.gauss(0, self.noise)
 
-        def tally(one: TierCondition) -> Tally:
+        def tally(one: Condition) -> Tally:
             score = math.log(load / self.capacity[one.text.split(" >= ")[0]]) + shift
             good = NORMAL.cdf(NORMAL.inv_cdf(one.share) - score / 0.1)
             return Tally(round(1000 * good), 1000, 500.0)

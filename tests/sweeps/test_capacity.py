@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from harness.artifacts.capacity import CapacityFile, read_capacity, write_capacity
-from harness.artifacts.run_summary import Slos
 from harness.core.errors import ArtifactError
+from harness.profile.search import parse_condition
 from harness.reduce.reduction import reduce_fully
 from harness.sweeps.capacity import (
     ProbeRun,
@@ -15,59 +15,13 @@ from harness.sweeps.capacity import (
     Tier,
     capacity,
     effective_number,
-    parse_condition,
     probe_run,
-    slo_tier,
 )
 from harness.sweeps.threshold import Limits
 
 EARLY = Path(__file__).parent.parent / "reduce" / "fixtures" / "run-early"
 LIMITS = Limits(1, 128)
 TIER = Tier("fast", (parse_condition("ttft_s.p95 < 5s"), parse_condition("speed_tok_s.p25 > 60")))
-
-
-@pytest.mark.parametrize(
-    ("text", "slos", "share"),
-    [
-        ("ttft_s.p95 < 5s", Slos(ttft_s=5.0), 0.95),
-        ("e2e_s.p99.9 <= 2m", Slos(e2e_s=120.0), 0.999),
-        ("tpot_s.p999 < 50ms", Slos(tpot_s=0.05), 0.999),
-        ("speed_tok_s.p25 > 60", Slos(tpot_s=1 / 60), 0.75),
-    ],
-)
-def test_condition(text: str, slos: Slos, share: float) -> None:
-    found = parse_condition(text)
-    assert (found.text, found.slos) == (text, slos)
-    assert found.share == pytest.approx(share)
-
-
-@pytest.mark.parametrize(
-    ("text", "named"),
-    [
-        ("ttft.p95 < 5s", "ttft_s"),
-        ("output_tok_s.p95 > 5", "output_tok_s"),
-        ("itl_s.p95 < 5ms", "itl_s"),
-        ("ttft_s.p95 > 5s", "<"),
-        ("speed_tok_s.p25 < 60", ">"),
-        ("speed_tok_s.p25 > 60s", "'s'"),
-        ("ttft_s.p0 < 5s", "p0"),
-        ("ttft_s.p95 < 0", "above 0"),
-        ("ttft_s < 5s", "METRIC.pNN"),
-        ("ttft_s.p95 < 5 parsecs", "parsecs"),
-    ],
-)
-def test_wrong_condition(text: str, named: str) -> None:
-    with pytest.raises(ValueError, match=named.replace(".", r"\.")):
-        parse_condition(text)
-
-
-def test_slo_tier() -> None:
-    tier = slo_tier("slo", Slos(ttft_s=1.0))
-    assert tier.conditions[0].share == 0.95
-    with pytest.raises(ValueError, match="needs slos"):
-        slo_tier("slo", Slos())
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        slo_tier("slo", Slos(ttft_s=1.0), 1.0)
 
 
 class TestEffectiveNumber:

@@ -1,12 +1,12 @@
 """What a probe shows of the tiers."""
 
-from harness.artifacts.run_summary import Slos
 from harness.profile.load import load_profile_text
-from harness.sweeps.capacity import ProbeRun, Tally, Tier, TierCondition
+from harness.profile.search import Condition
+from harness.sweeps.capacity import ProbeRun, Tally, Tier
 from harness.sweeps.probes import Probe, _only_lost, tiers_of
 
-TTFT = TierCondition("ttft_s.p95 < 1s", Slos(ttft_s=1.0), 0.95)
-TPOT = TierCondition("tpot_s.p80 < 0.1s", Slos(tpot_s=0.1), 0.8)
+TTFT = Condition("ttft_s.p95 < 1s", 0.95, ttft_s=1.0)
+TPOT = Condition("tpot_s.p80 < 0.1s", 0.8, tpot_s=0.1)
 TIERS = (Tier("both", (TTFT, TPOT)), Tier("slow", (TPOT,)))
 
 
@@ -43,9 +43,9 @@ def test_tiers_of_a_profile_have_its_conditions() -> None:
     slo, fast = tiers_of(profile)
     assert (slo.name, slo.conditions) == (
         "slo",
-        (TierCondition("slos", Slos(ttft_s=2.0, e2e_s=9.0), 0.9),),
+        (Condition("slos", 0.9, ttft_s=2.0, e2e_s=9.0),),
     )
-    assert [(one.slos, one.share) for one in fast.conditions] == [
-        (Slos(ttft_s=1.0), 0.95),
-        (Slos(tpot_s=0.02), 0.75),
+    assert [(one.ttft_s, one.tpot_s, one.share) for one in fast.conditions] == [
+        (1.0, None, 0.95),
+        (None, 0.02, 0.75),
     ]

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from harness.sweeps.probe_likelihood import LINKS, NOISES, WIDTHS, Observation, likelihood, table
 from harness.sweeps.threshold import (
-    Condition,
     Found,
     Limits,
+    Observed,
     estimate,
     is_finished,
     next_load,
@@ -28,8 +28,8 @@ probe_lists = st.lists(st.tuples(loads, st.integers(0, 300)), min_size=2, max_si
 
 def condition(
     probes: Sequence[tuple[float, float]], target: float = 0.95, scale: float = 1.0
-) -> Condition:
-    return Condition(target, tuple(Observation(load * scale, k, 300) for load, k in probes))
+) -> Observed:
+    return Observed(target, tuple(Observation(load * scale, k, 300) for load, k in probes))
 
 
 def median(probes: Sequence[tuple[float, float]], **options: float) -> float:
@@ -103,7 +103,7 @@ class TestPosterior:
 
     def test_none_without_probes(self) -> None:
         with pytest.raises(ValueError, match="at least one observation"):
-            posterior(Condition(0.95, ()))
+            posterior(Observed(0.95, ()))
 
 
 def test_a_slow_probe_is_an_outlier_and_moves_little() -> None:
@@ -135,7 +135,7 @@ class TestEstimate:
         assert found.low > LIMITS.end
 
     def test_unknown_without_probes(self) -> None:
-        assert estimate([Condition(0.95, ())], LIMITS).found is Found.UNKNOWN
+        assert estimate([Observed(0.95, ())], LIMITS).found is Found.UNKNOWN
 
 
 def answer(load: float, capacity: float, target: float = 0.95) -> Observation:
@@ -146,7 +146,7 @@ def answer(load: float, capacity: float, target: float = 0.95) -> Observation:
 def search(limits: Limits, capacities: Sequence[float]) -> list[float]:
     done: list[float] = []
     while True:
-        tiers = [[Condition(0.95, tuple(answer(load, one) for load in done))] for one in capacities]
+        tiers = [[Observed(0.95, tuple(answer(load, one) for load in done))] for one in capacities]
         load = next_load(tiers, limits)
         if load is None:
             return done
@@ -168,10 +168,10 @@ class TestNextLoad:
     def test_stops_at_the_precision(self) -> None:
         limits = Limits(0.5, 64, whole=False, precision=0.02)
         found = search(limits, [7.3])
-        last = [Condition(0.95, tuple(answer(load, 7.3) for load in found))]
+        last = [Observed(0.95, tuple(answer(load, 7.3) for load in found))]
         assert is_finished(estimate(last, limits), limits)
         assert not is_finished(
-            estimate([Condition(0.95, last[0].observations[:-1])], limits), limits
+            estimate([Observed(0.95, last[0].observations[:-1])], limits), limits
         )
 
     def test_stops_at_the_most_points(self) -> None:
@@ -191,4 +191,4 @@ class TestNextLoad:
         whole = search(LIMITS, [20.0])
         for cut in range(len(whole)):
             done = tuple(answer(load, 20.0) for load in whole[:cut])
-            assert next_load([[Condition(0.95, done)]], LIMITS) == whole[cut]
+            assert next_load([[Observed(0.95, done)]], LIMITS) == whole[cut]
