@@ -147,7 +147,7 @@ class RepeatLabel:
 
 @dataclass(frozen=True, slots=True)
 class SweepLabel:
-    """Which point of which sweep or search a run is (`harness.artifacts.sweep_index.Point`)."""
+    """Which point of which sweep or search a run is (`harness.artifacts.sweep.index.Point`)."""
 
     id: str | None = None
     point: int | None = None

@@ -58,7 +58,7 @@ def report_command(
     """
     from harness.artifacts.layout import RunDir
     from harness.artifacts.run_summary import summary_json
-    from harness.artifacts.sweep_index import is_sweep
+    from harness.artifacts.sweep.index import is_sweep
     from harness.report.export import exported_names
     from harness.report.serve import serve_page
     from harness.report.terminal import reduce_and_report

@@ -157,7 +157,7 @@ def _run(folder: Path, *, calibrate: bool, json_output: bool, quiet: bool) -> Ex
         folder, view=lambda: choose_view(quiet=quiet, json_output=json_output), calibrate=calibrate
     )
     if json_output:
-        from harness.artifacts.sweep_index import read_sweep
+        from harness.artifacts.sweep.index import read_sweep
         from harness.artifacts.typed_json import to_json
 
         dump({"folder": str(folder), **to_json(read_sweep(folder))})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.artifacts.run_result import load_result
-from harness.artifacts.sweep_index import is_sweep
+from harness.artifacts.sweep.index import is_sweep
 from harness.core.errors import HarnessError, NotComparableError
 from harness.fleet.cases import Case, FleetAnswer, Refusal
 from harness.fleet.estimate import aiconfigurator

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 
 from harness.artifacts.atomic import write_bytes, write_json
 from harness.artifacts.recorded_run import RecordedRun
-from harness.artifacts.sweep_index import Point, PointState
+from harness.artifacts.sweep.index import Point, PointState
 from harness.commands.display import View
 from harness.commands.run import run_profile
 from harness.commands.series import Here, InOrder, Outcome, cool_down, recognized, run_points

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from harness.artifacts.atomic import write_bytes
-from harness.artifacts.capacity import (
+from harness.artifacts.recorded_run import RecordedRun
+from harness.artifacts.sweep.capacity import (
     Capacity,
     CapacityFile,
     ConditionShare,
     ProbeRecord,
     write_capacity,
 )
-from harness.artifacts.recorded_run import RecordedRun
-from harness.artifacts.sweep_index import Point, PointState, SweepIndex, read_sweep, write_sweep
+from harness.artifacts.sweep.index import Point, PointState, SweepIndex, read_sweep, write_sweep
 from harness.commands.display import View
 from harness.commands.run import StopWhen, run_profile
 from harness.commands.series import Here, Outcome, recognized, run_points

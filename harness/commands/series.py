@@ -21,7 +21,7 @@ from harness.artifacts.finalize import finalize
 from harness.artifacts.layout import RunDir
 from harness.artifacts.manifest import read_manifest
 from harness.artifacts.recorded_run import RecordedRun
-from harness.artifacts.sweep_index import Point, PointState
+from harness.artifacts.sweep.index import Point, PointState
 from harness.commands.display import View
 from harness.commands.steps.outcome import RunResult
 from harness.core.clock import now_ns, seconds, wall_now

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from harness.artifacts.atomic import write_bytes
 from harness.artifacts.certificate import Certificate
 from harness.artifacts.recorded_run import RecordedRun
-from harness.artifacts.sweep_index import Point, PointState, SweepIndex, read_sweep, write_sweep
+from harness.artifacts.sweep.index import Point, PointState, SweepIndex, read_sweep, write_sweep
 from harness.commands.display import View
 from harness.commands.run import run_profile
 from harness.commands.series import Here, InOrder, Outcome, cool_down, recognized, run_points

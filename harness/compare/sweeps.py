@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from harness.artifacts.run_result import RunResult
-from harness.artifacts.sweep_index import Value, is_sweep
+from harness.artifacts.sweep.index import Value, is_sweep
 from harness.compare.comparability import (
     Mismatch,
     check_keys,

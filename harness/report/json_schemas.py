@@ -18,7 +18,7 @@ from harness.artifacts.layout import SCHEMA_VERSION
 from harness.artifacts.recorded_run import RecordedRun
 from harness.artifacts.run_summary import Summary
 from harness.artifacts.run_summary.summary import OPTIONAL
-from harness.artifacts.sweep_index import SweepIndex
+from harness.artifacts.sweep.index import SweepIndex
 from harness.compare.compare import Comparison
 from harness.compare.sweeps import SweepComparison
 from harness.core.metrics import METRIC_VERSION

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.artifacts.capacity import Capacity
 from harness.artifacts.run_summary import Slos
+from harness.artifacts.sweep.capacity import Capacity
 from harness.core.records import Basis, Outcome
 from harness.profile.search import Condition
 from harness.reduce.figures.window_figures import good, intended_in

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
 
-from harness.artifacts.sweep_index import Value
+from harness.artifacts.sweep.index import Value
 from harness.sweeps.points import Setting, Sweep
 
 REACHED: Final = 0.95

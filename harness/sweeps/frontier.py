@@ -18,7 +18,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from harness.artifacts.sweep_index import Value
+from harness.artifacts.sweep.index import Value
 from harness.core.metrics import Better
 from harness.core.records import Basis
 from harness.sweeps.points import AT_POWER, COLUMN, Measured, Setting, Sweep

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from harness.artifacts.run_result import RunResult, load_result, number
 from harness.artifacts.run_summary import BoundaryEnergy, Figure, Rung
-from harness.artifacts.sweep_index import Point, PointState, SweepIndex, Value, read_sweep
+from harness.artifacts.sweep.index import Point, PointState, SweepIndex, Value, read_sweep
 from harness.core.errors import ArtifactError
 from harness.core.metrics import Better
 from harness.core.records import Basis, Status

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from harness.artifacts.atomic import write_json
-from harness.artifacts.capacity import read_capacity
-from harness.artifacts.sweep_index import PointState, read_sweep
+from harness.artifacts.sweep.capacity import read_capacity
+from harness.artifacts.sweep.index import PointState, read_sweep
 from harness.commands.display import QuietView
 from harness.commands.search import SearchOptions, run_search, source_of, start_search
 from harness.core.errors import ExitCode, HarnessError, ProfileError, ServerError

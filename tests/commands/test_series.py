@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.sweep_index import Point, PointState
+from harness.artifacts.sweep.index import Point, PointState
 from harness.commands.series import (
     LOCK_FILE,
     Here,

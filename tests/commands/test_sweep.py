@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.sweep_index import PointState, read_sweep
+from harness.artifacts.sweep.index import PointState, read_sweep
 from harness.commands.display import QuietView
 from harness.commands.series import only_runner
 from harness.commands.steps.outcome import RunResult

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness.artifacts.sweep_index import PointState
+from harness.artifacts.sweep.index import PointState
 from harness.cli import app
 from harness.compare.ratios import Word
 from harness.compare.sweeps import compare_sweeps, frontier_ratio

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.artifacts.sweep_index import Axis, PointState, read_sweep, write_sweep
+from harness.artifacts.sweep.index import Axis, PointState, read_sweep, write_sweep
 from harness.commands.fleet import FleetRequest, fleet
 from harness.core.errors import InvalidRunError, ProfileError
 from harness.fleet.estimate.estimate import Options, estimate

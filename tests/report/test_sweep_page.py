@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from harness.artifacts.sweep_index import PointState, read_sweep, write_sweep
+from harness.artifacts.sweep.index import PointState, read_sweep, write_sweep
 from harness.cli import app
 from harness.profile.load import load_profile, load_profile_text
 from harness.report.sweep.best_profile import best_profile, put

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from harness.artifacts.sweep_index import Axis, Point, PointState, SweepIndex, Value, write_sweep
+from harness.artifacts.sweep.index import Axis, Point, PointState, SweepIndex, Value, write_sweep
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "sample"
 LOAD, THREADS = "traffic.load.0.concurrency", "server.threads"

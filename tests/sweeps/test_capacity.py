@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.artifacts.capacity import CapacityFile, read_capacity, write_capacity
+from harness.artifacts.sweep.capacity import CapacityFile, read_capacity, write_capacity
 from harness.core.errors import ArtifactError
 from harness.profile.search import parse_condition
 from harness.reduce.reduction import reduce_fully

@@ -5,7 +5,7 @@ from statistics import fmean, stdev
 import pyarrow as pa
 import pytest
 
-from harness.artifacts.sweep_index import PointState
+from harness.artifacts.sweep.index import PointState
 from harness.core.records import Basis, Status
 from harness.sweeps.points import (
     COLUMNS,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from harness.artifacts.sweep_index import Axis, Point, PointState, Value
+from harness.artifacts.sweep.index import Axis, Point, PointState, Value
 from harness.checked_yaml.problems import InvalidYamlError
 from harness.commands.steps.live_display import least_s
 from harness.commands.steps.server_lease import server_key

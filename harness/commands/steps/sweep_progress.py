@@ -7,7 +7,7 @@ from statistics import median
 from typing import Final
 
 from harness.artifacts.run_result import RunResult, load_result
-from harness.artifacts.sweep_index import Point, PointState, Value
+from harness.artifacts.sweep.index import Point, PointState, Value
 from harness.commands.steps.sweep_plan import in_words
 from harness.core.errors import ArtifactError
 from harness.core.units import human_duration, human_number

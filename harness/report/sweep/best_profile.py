@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from ruamel.yaml import YAML
 
-from harness.artifacts.sweep_index import Value
+from harness.artifacts.sweep.index import Value
 from harness.report.sweep.view import setting_name, text_of
 from harness.sweeps.best import Best
 from harness.sweeps.points import COLUMN, Sweep

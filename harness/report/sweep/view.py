@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from harness.artifacts.sweep_index import PointState, Value
+from harness.artifacts.sweep.index import PointState, Value
 from harness.core.records import Basis, Status
 from harness.reduce.figures.headline import SLO_SHARE
 from harness.report.charts import HALF, NARROW, SERIES, draw

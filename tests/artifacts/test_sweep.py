@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from harness.artifacts.sweep_index import (
+from harness.artifacts.sweep.index import (
     SCHEMA_VERSION,
     SWEEP_FILE,
     Axis,

@@ -1,0 +1,1 @@
+"""The files of a folder of a sweep or search."""
