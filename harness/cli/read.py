@@ -98,7 +98,12 @@ def print_sweep(report: "SweepReport") -> None:
 
     for line in report.view.lead:
         print(line)
-    for table in (report.view.points, report.view.peaks, report.view.left_out):
+    for table in (
+        report.view.tiers,
+        report.view.points,
+        report.view.peaks,
+        report.view.left_out,
+    ):
         if table is not None:
             print()
             print_table(table.caption, table.head, table.rows)

@@ -307,7 +307,7 @@ def _run_search(
         print()
         rows = [tier_row(name, tier) for name, tier in result.capacity.tiers.items()]
         print_table("", TIER_COLUMNS, rows)
-        print(folder)
+        print("\n".join(map(str, result.paths or (folder,))))
     for message in result.messages:
         print(message, file=sys.stderr)
     return result.exit_code

@@ -32,7 +32,13 @@ from harness.commands.steps.outcome import RunResult
 from harness.commands.steps.search_plan import LOAD_KEYS, Windows, windows
 from harness.commands.steps.server_lease import ServerLease
 from harness.commands.steps.sweep_plan import Source
-from harness.commands.sweep import LONGEST_S, PROFILE_FILE, profile_sha256, stored_source
+from harness.commands.sweep import (
+    LONGEST_S,
+    PROFILE_FILE,
+    profile_sha256,
+    report_on,
+    stored_source,
+)
 from harness.core.clock import wall_now
 from harness.core.errors import (
     ArtifactError,
@@ -97,12 +103,14 @@ class SearchResult:
         exit_code: 130 if interrupted; 10 if the load generator was the limit, or the confirmation
             run is invalid; 99 if a threshold failed; else 0.
         messages: lines to show.
+        paths: files of the report.
     """
 
     folder: Path
     capacity: CapacityFile
     exit_code: ExitCode
     messages: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +305,8 @@ def run_search(
         messages.append(f"interrupted; to continue: harness search --resume {folder}")
     elif state.ended:
         messages.append(state.ended)
-    return SearchResult(folder, found, code, tuple(messages))
+    paths = report_on(folder, messages)
+    return SearchResult(folder, found, code, tuple(messages), paths)
 
 
 def _failed_thresholds(profile: Profile, found: CapacityFile) -> Iterator[str]:

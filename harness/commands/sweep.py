@@ -337,12 +337,19 @@ def run_sweep(
     elif code is ExitCode.OK and not any(map(_usable, load_sweep(folder).settings)):
         messages.append("no point of the sweep is usable: all runs are invalid")
         code = ExitCode.INVALID_RUN
-    try:
-        paths = write_sweep_report(folder).paths
-    except HarnessError as error:  # the runs are what counts
-        messages.append(f"no report: {error.what}; to try again: harness report {folder}")
-        paths = ()
+    paths = report_on(folder, messages)
     return SweepResult(folder, points, code, tuple(messages), paths)
+
+
+def report_on(folder: Path, messages: list[str]) -> tuple[Path, ...]:
+    """Write the report of a sweep or search; what prevents it becomes a message, since the runs
+    are what counts.
+    """
+    try:
+        return write_sweep_report(folder).paths
+    except HarnessError as error:
+        messages.append(f"no report: {error.what}; to try again: harness report {folder}")
+        return ()
 
 
 def _usable(setting: Setting) -> bool:

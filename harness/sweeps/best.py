@@ -37,13 +37,16 @@ class Best:
 def best(sweep: Sweep) -> Best:
     """Choose the best setting.
 
-    It has a verdict that supports its purpose (valid, preliminary, or functional in smoke runs),
+    Of a search it is the confirmed load; without a confirmation run there is none. Of a sweep, it
+    has a verdict that supports its purpose (valid, preliminary, or functional in smoke runs),
     and at least 90% of its requests met every SLO, if the profile has any.
     """
     key = next(
         (k for k in HEADLINES if any(k in one.metrics for one in sweep.usable)), HEADLINES[1]
     )
     title = COLUMN[key].title
+    if sweep.index.kind == "search":
+        return _confirmed(sweep, key)
     claiming = [one for one in sweep.usable if key in one.metrics and one.status in _CLAIMING]
     if not claiming:
         return Best(key, None, f"no finished point has a valid verdict and {title}")
@@ -62,6 +65,21 @@ def best(sweep: Sweep) -> Best:
     why = f"highest {title} of {among} {share if slos else 'with a valid verdict; no SLOs are set'}"
     close = tuple(one for one in within if one is not found and _overlaps(one, found, key))
     return Best(key, found, why, close)
+
+
+def _confirmed(sweep: Sweep, key: str) -> Best:
+    run = confirmed_run(sweep)
+    found = (one for one in sweep.settings for made in one.runs if run and made.path.name == run)
+    setting = next(found, None)
+    if setting is None:
+        return Best(key, None, "no confirmation run of the search met its first tier")
+    return Best(key, setting, "the load at which the confirmation run met the first tier")
+
+
+def confirmed_run(sweep: Sweep) -> str | None:
+    """Run directory of the confirmation run that met a search's first tier; None without one."""
+    tiers = {} if sweep.capacity is None else sweep.capacity.tiers
+    return next((tier.confirmed for tier in tiers.values() if tier.confirmed), None)
 
 
 def attainment(setting: Setting) -> float | None:
@@ -109,8 +127,14 @@ def site_evidence(sweep: Sweep) -> Evidence:
         raise InvalidRunError(
             f"{sweep.path} has no point to scale to a site",
             cause=chosen.why,
-            next_step="sweep lower loads, or name one of its runs",
+            next_step=(
+                "sweep lower loads, or name one of its runs"
+                if sweep.index.kind == "sweep"
+                else "resume the search until it is confirmed, or name one of its runs"
+            ),
         )
+    named = confirmed_run(sweep)
+    run = sweep.path / named if named else _median(setting, chosen.key).path
     found: dict[str, list[Path]] = {"loads": [], "limits": [], "replicas": []}
     kinds = {load_key(sweep): "loads", "server.replicas": "replicas"}
     for one in sweep.usable:
@@ -123,7 +147,7 @@ def site_evidence(sweep: Sweep) -> Evidence:
         if kind is not None:
             found[kind].append(_median(one, chosen.key).path)
     others = {kind: tuple(paths) for kind, paths in found.items()}
-    return Evidence(_median(setting, chosen.key).path, **others)
+    return Evidence(run, **others)
 
 
 def _median(setting: Setting, key: str) -> RunResult:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from harness.artifacts.run_result import RunResult, load_result, number
 from harness.artifacts.run_summary import BoundaryEnergy, Figure, Rung
+from harness.artifacts.sweep.capacity import CAPACITY_FILE, CapacityFile, read_capacity
 from harness.artifacts.sweep.index import Point, PointState, SweepIndex, Value, read_sweep
 from harness.core.errors import ArtifactError
 from harness.core.metrics import Better
@@ -94,12 +95,15 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep's folder: `keys` are the varied ones, settings are in the order of their values."""
+    """A sweep's folder: `keys` are the varied ones, settings are in the order of their values.
+    `capacity` is that of a search with a finished probe, else None.
+    """
 
     path: Path
     index: SweepIndex
     keys: tuple[str, ...]
     settings: tuple[Setting, ...]
+    capacity: CapacityFile | None = None
 
     @property
     def usable(self) -> tuple[Setting, ...]:
@@ -131,7 +135,8 @@ def load_sweep(folder: Path) -> Sweep:
     settings = (
         _setting(folder, dict(zip(keys, values, strict=True)), groups[values]) for values in ranked
     )
-    return Sweep(folder, index, keys, tuple(settings))
+    capacity = read_capacity(folder) if (folder / CAPACITY_FILE).exists() else None
+    return Sweep(folder, index, keys, tuple(settings), capacity)
 
 
 def _rank(value: Value, listed: Sequence[Value]) -> tuple[float, float, str]:

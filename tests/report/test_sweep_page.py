@@ -7,15 +7,17 @@ from dataclasses import replace
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from harness.artifacts.sweep.index import PointState, read_sweep, write_sweep
 from harness.cli import app
+from harness.core.errors import ArtifactError, InvalidRunError
 from harness.profile.load import load_profile, load_profile_text
 from harness.report.sweep.best_profile import best_profile, put
 from harness.report.sweep.view import MARK, sweep_view
 from harness.report.sweep.write import write_sweep_report
-from harness.sweeps.best import best
+from harness.sweeps.best import best, site_evidence
 from harness.sweeps.points import load_sweep
 
 
@@ -190,3 +192,52 @@ def test_command_prints_the_table(folder) -> None:
 def test_damaged_sweep_is_refused(folder) -> None:
     shutil.copy(folder / "profile.yaml", folder / "sweep.json")
     assert CliRunner().invoke(app, ["report", str(folder)]).exit_code != 0
+
+
+class TestSearch:
+    @pytest.fixture
+    def search(self, tmp_path, made_sweep):
+        return made_sweep.as_search(made_sweep.make_sweep(tmp_path / "s", threads=(1,)))
+
+    def test_capacity_of_every_tier_is_shown(self, search) -> None:
+        view = sweep_view(load_sweep(search))
+        assert view.kind == "search"
+        assert view.tiers is not None
+        rows = {row[0]: row[1:] for row in view.tiers.rows}
+        assert rows["slo"][:2] == ("11", "10.5 – 11.6")
+        assert rows["slo"][-1] == "slos"
+        assert rows["fast"][0] == "≥ 32"
+        assert "gpu_board" in view.lead[0]
+
+    def test_shares_are_drawn_over_the_load(self, search) -> None:
+        chart = sweep_view(load_sweep(search)).charts["search-share"]
+        assert [name for _, name in chart.legend] == ["slos", "e2e_s.p90 < 9s"]
+        assert len(chart.table.rows) == 12
+        shares = {row[1]: row[2] for row in chart.table.rows if row[0] == "slos"}
+        assert (shares["8"], shares["16"]) == ("99.0%", "40.0%")
+
+    def test_interval_of_a_share_is_wilsons(self, search) -> None:
+        rows = sweep_view(load_sweep(search)).charts["search-share"].table.rows
+        (found,) = (row[3] for row in rows if row[:2] == ("slos", "16"))
+        interval = binomtest(80, 200).proportion_ci(method="wilson")
+        assert found == f"{interval.low:.1%} – {interval.high:.1%}"
+
+    def test_page_has_it_in_html_and_markdown(self, search) -> None:
+        write_sweep_report(search)
+        assert "| 11 |" in (search / "sweep.md").read_text()
+        assert "<h2>Capacity</h2>" in (search / "sweep.html").read_text()
+
+    def test_confirmed_run_scales_to_a_site(self, search) -> None:
+        sweep = load_sweep(search)
+        assert best(sweep).setting is not None
+        assert site_evidence(sweep).run == search / "run-003"
+
+    def test_unconfirmed_search_does_not_scale(self, search, made_sweep) -> None:
+        made_sweep.as_search(search, confirmed=False)
+        with pytest.raises(InvalidRunError):
+            site_evidence(load_sweep(search))
+
+    def test_damaged_capacity_is_named(self, search) -> None:
+        (search / "capacity.json").write_text("{")
+        with pytest.raises(ArtifactError, match=r"capacity\.json"):
+            load_sweep(search)

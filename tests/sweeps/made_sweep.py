@@ -8,13 +8,29 @@ import copy
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from harness.artifacts.sweep.index import Axis, Point, PointState, SweepIndex, Value, write_sweep
+from harness.artifacts.sweep.capacity import (
+    Capacity,
+    CapacityFile,
+    ConditionShare,
+    ProbeRecord,
+    write_capacity,
+)
+from harness.artifacts.sweep.index import (
+    Axis,
+    Point,
+    PointState,
+    SweepIndex,
+    Value,
+    read_sweep,
+    write_sweep,
+)
 
 SAMPLE = Path(__file__).parents[2] / "docs" / "sample"
 LOAD, THREADS = "traffic.load.0.concurrency", "server.threads"
@@ -180,3 +196,45 @@ def _fill_energy(summary: dict[str, Any], watts: float, gpus: Sequence[Mapping[s
     ladder = {one["rung"]: one for one in summary["energy"]["ladder"]}
     ladder["board"] |= {"watts": watts, "joules": joules, "basis": "measured"}
     ladder["facility"] |= {"watts": watts * 2, "joules": joules * 2, "basis": "modelled"}
+
+
+def as_search(folder: Path, *, confirmed: bool = True) -> Path:
+    """Turn a folder of `make_sweep` with one value of threads into one of a search whose capacity
+    is between loads 8 and 16; the run at 8 confirmed it.
+    """
+    index = read_sweep(folder)
+    write_sweep(folder, replace(index, kind="search", axes=(Axis(LOAD, ()),), order="given"))
+    probes = tuple(
+        ProbeRecord(
+            point.id,
+            str(point.run),
+            load,
+            (
+                ConditionShare("slos", 0.95, 297 if load < 16 else 120, 300, 200.0),
+                ConditionShare("e2e_s.p90 < 9s", 0.9, 300, 300, 300.0),
+            ),
+        )
+        for point in index.points
+        if isinstance(load := point.values[LOAD], int)
+    )
+    run = next(one.run for one in probes if one.load == 8)
+    slo = Capacity(
+        found="interval",
+        load=11.0,
+        low=10.5,
+        high=11.6,
+        tok_s=200.0,
+        sessions_per_gpu=11.0,
+        sessions_per_mw=36_000.0,
+        boundary="gpu_board",
+        basis="measured",
+        binding="slos",
+        probes=len(probes),
+        tau=0.012,
+        confirmed=run if confirmed else None,
+    )
+    fast = Capacity(found="beyond", low=32.0, probes=len(probes))
+    ended = "every tier is known to the precision"
+    found = CapacityFile("concurrency", {"slo": slo, "fast": fast}, probes, run, ended)
+    write_capacity(folder, found)
+    return folder

@@ -118,7 +118,7 @@ def read_capacity(folder: Path) -> CapacityFile:
         ArtifactError: missing, damaged, or written by a newer harness.
     """
     path = folder / CAPACITY_FILE
-    again = f"rewrite it with `harness report {folder}`"
+    again = f"rewrite it with `harness search --resume {folder}`"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -18,6 +18,8 @@ from harness.report.charts import (
 
 _TICKS: Final = 9
 _ROOM: Final = 1.18
+_MOST_BEYOND: Final = 2.0
+"""Ends of intervals are shown up to this factor beyond the largest or smallest value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ def load_chart(
     loads = sorted({p.load for p in points})
     narrow = size[0] < 400
     x = _quantitative(axes[0], loads, log=True) | {"axis": _load_axis(axes[0].title, loads, narrow)}
-    ends = [end for p in points for end in (p.value, p.low, p.high) if end is not None]
+    ends = _shown_ends(points)
     y = _quantitative(axes[1], ends, titled=False, percent=axes[1].unit == "1")
     series = [str(n) for n in sorted({p.series for p in points})]
     colors = [SERIES[int(name)] for name in series]
@@ -109,6 +111,16 @@ def load_chart(
     if marks:
         layers = [*_rules(marks, x, loads), *layers]
     return whole(*size, rows, layers)
+
+
+def _shown_ends(points: Sequence[LoadPoint]) -> list[float]:
+    """What the axis of values has to show. An interval far beyond all values, as two repeats give,
+    is cut off: it would flatten the curve.
+    """
+    values = [p.value for p in points]
+    lowest, highest = min(values) / _MOST_BEYOND, max(values) * _MOST_BEYOND
+    ends = [end for p in points for end in (p.low, p.high) if end is not None]
+    return values + [end for end in ends if lowest <= end <= highest]
 
 
 def frontier_chart(

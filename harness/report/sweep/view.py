@@ -22,6 +22,7 @@ from harness.report.sweep.charts import (
     frontier_chart,
     load_chart,
 )
+from harness.report.sweep.search import search_lead, share_chart, tiers_table
 from harness.report.tables import DrawnChart, Table
 from harness.sweeps.best import Best, best
 from harness.sweeps.curve import REACHED, Curve, load_curves, load_title
@@ -77,9 +78,11 @@ class SweepView:
         peaks: peak and knee of every curve.
         curves: keys of the charts over the load.
         absent: frontiers that do not exist, with the reason.
+        tiers: capacities of a search; None of a sweep.
     """
 
     title: str
+    kind: str
     tone: str
     badge: str
     lead: Sequence[str]
@@ -92,6 +95,7 @@ class SweepView:
     facts: Sequence[tuple[str, str]]
     notes: Sequence[str]
     charts: Mapping[str, DrawnChart]
+    tiers: Table | None = None
 
 
 def sweep_view(sweep: Sweep) -> SweepView:
@@ -100,11 +104,19 @@ def sweep_view(sweep: Sweep) -> SweepView:
     tone, badge = _badge(sweep)
     over_load = {chart.key: chart for chart in _load_charts(curves)}
     drawn = {one.key: frontier_figure(one, sweep) for one in found if one.absent is None}
+    capacity = sweep.capacity
+    shares = None if capacity is None else share_chart(sweep, capacity)
+    if shares is not None:
+        over_load = {shares.key: shares, **over_load}
     return SweepView(
         title=sweep.index.profile,
+        kind=sweep.index.kind,
         tone=tone,
         badge=badge,
-        lead=list(_lead(sweep, chosen, curves)),
+        lead=[
+            *(() if capacity is None else search_lead(capacity)),
+            *_lead(sweep, chosen, curves),
+        ],
         points=_points(sweep, chosen),
         left_out=_left_out(sweep),
         peaks=_peaks(curves),
@@ -114,6 +126,7 @@ def sweep_view(sweep: Sweep) -> SweepView:
         facts=list(_facts(sweep)),
         notes=list(_notes(sweep, found)),
         charts={**over_load, **drawn},
+        tiers=None if capacity is None else tiers_table(capacity),
     )
 
 
@@ -507,8 +520,10 @@ def _notes(sweep: Sweep, found: Sequence[Frontier]) -> Iterator[str]:
         )
     if any(setting.status is Status.FUNCTIONAL for setting in sweep.usable):
         yield "These are smoke runs: they prove function only."
-    yield (
-        f"The best point has the highest throughput per GPU (without GPUs: in total) among those"
-        f" with a valid verdict in which at least {SLO_SHARE:.0%} of requests met every SLO. The"
-        " highest of several noisy values is slightly too high: run best.yaml to confirm it."
-    )
+    if sweep.index.kind == "sweep":
+        yield (
+            "The best point has the highest throughput per GPU (without GPUs: in total) among those"
+            f" with a valid verdict in which at least {SLO_SHARE:.0%} of requests met every SLO."
+            " The highest of several noisy values is slightly too high: run best.yaml to confirm"
+            " it."
+        )
