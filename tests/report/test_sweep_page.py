@@ -214,7 +214,7 @@ class TestSearch:
         assert [name for _, name in chart.legend] == ["slos", "e2e_s.p90 < 9s"]
         assert len(chart.table.rows) == 12
         shares = {row[1]: row[2] for row in chart.table.rows if row[0] == "slos"}
-        assert (shares["8"], shares["16"]) == ("99.0%", "40.0%")
+        assert (shares["8"], shares["16"]) == ("99%", "40%")
 
     def test_interval_of_a_share_is_wilsons(self, search) -> None:
         rows = sweep_view(load_sweep(search)).charts["search-share"].table.rows
