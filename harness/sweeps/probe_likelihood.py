@@ -27,7 +27,7 @@ WIDTHS: Final = 0.004 * RATIO ** np.arange(11)
 """s: how far ln(load) rises while the share falls by one standard deviation: 0.004 to 0.4."""
 NOISES: Final = 0.003 * RATIO ** np.arange(9)
 """tau: standard deviation of ln(capacity) between probes: 0.003 to 0.12."""
-OUTLIER: Final = 0.05
+OUTLIER: Final = 0.02
 """Share of probes that are outliers."""
 LOSS: Final = (0.10, 0.45)
 """Capacity that an outlier loses, as a share."""

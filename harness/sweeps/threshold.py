@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import NormalDist
 from typing import Final
 
 import numpy as np
@@ -31,9 +32,7 @@ BEYOND: Final = math.log(4.0)
 NEGLIGIBLE: Final = 1e-6
 """Density relative to the largest, below which the grid ends."""
 QUANTILES: Final = (0.5, 0.8, 0.35)
-"""Of the posterior, at which probes are made in turn."""
-NOISE_PRIOR: Final = -0.5
-"""Power of tau in its prior density over ln(tau)."""
+"""Of the capacity that a probe will have, at which probes are made in turn."""
 SURPRISING: Final = 0.001
 """Two-sided predictive probability below which a probe is reported as an outlier."""
 
@@ -97,8 +96,7 @@ def _mixed(parts: tuple[Floats, Floats]) -> Floats:
 def _weight(condition: Observed, grid: _Grid) -> Floats:
     """Posterior density on the grid, relative to its largest value."""
     shape = (len(grid.widths), len(grid.noises), len(grid.x), LINKS)
-    prior = NOISE_PRIOR * np.log(NOISES[grid.noises])
-    total = np.broadcast_to(prior[None, :, None, None], shape).copy()
+    total = np.zeros(shape)  # the prior is flat over ln(x*), ln(s) and ln(tau)
     for i in range(0, len(condition.observations), 8):  # products of more could underflow
         product = np.ones(shape)
         for one in condition.observations[i : i + 8]:
@@ -307,8 +305,19 @@ def next_load(tiers: Sequence[Sequence[Observed]], limits: Limits) -> float | No
     if not left:
         return None
     widest = max(left, key=lambda pair: pair[0])[1]
-    quantile = QUANTILES[probes % len(QUANTILES)]
-    return _allowed(_smallest([posterior(one) for one in widest], quantile), limits)
+    every = [posterior(one) for one in widest]
+    return _allowed(_seen(every, QUANTILES[probes % len(QUANTILES)]), limits)
+
+
+def _seen(every: Sequence[Posterior], q: float) -> float:
+    """Quantile of the capacity that one more probe will have. It differs from x* by the noise
+    between probes, so loads spread by tau however well x* is known: at x* alone, probes would show
+    little of tau and of the curve's width.
+    """
+    middle = _smallest(every, 0.5)
+    known = math.log(_smallest(every, q) / middle)
+    noise = NormalDist().inv_cdf(q) * max(one.tau for one in every)
+    return middle * math.exp(math.copysign(math.hypot(known, noise), q - 0.5))
 
 
 def _allowed(load: float, limits: Limits) -> float:

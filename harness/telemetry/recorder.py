@@ -255,6 +255,7 @@ class Recorder:
             for demand in demands.values():
                 demand.done.wait()
             ok = {name: demand.ok for name, demand in demands.items()}
+            self._report()  # first: whoever waits for the scrape then sees its values
             self._emit({"event": "scraped", "id": request_id, "label": label, "ok": ok})
 
         threading.Thread(target=answer, name="scrape-now", daemon=True).start()

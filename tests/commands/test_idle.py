@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.commands.steps.idle import IDLE_WAIT_S, wait_until_idle
+from harness.commands.steps.idle import IDLE_SCRAPE, IDLE_WAIT_S, wait_until_idle
 from harness.core.progress import TelemetryProgress
 
 S = 1_000_000_000
@@ -14,9 +14,15 @@ S = 1_000_000_000
 class Telemetry:
     """Reports at given times, and counts how often it was asked."""
 
-    def __init__(self, latest: Callable[[int], TelemetryProgress]) -> None:
+    def __init__(self, latest: Callable[[int], TelemetryProgress], *, scrapes: bool = True) -> None:
         self.asked = 0
+        self.labels: list[str] = []
         self._latest = latest
+        self._scrapes = scrapes
+
+    def scrape_now(self, label: str, timeout_s: float) -> bool:
+        self.labels.append(label)
+        return self._scrapes
 
     def latest(self) -> TelemetryProgress:
         self.asked += 1
@@ -46,6 +52,7 @@ def test_it_waits_for_a_newer_report_of_idle_servers(clock: SimpleNamespace) -> 
     telemetry = Telemetry(lambda asked: reports[asked - 1])
     wait_until_idle(telemetry)
     assert telemetry.asked == 4
+    assert telemetry.labels == [IDLE_SCRAPE] * 4
 
 
 def test_without_telemetry_it_does_not_wait(clock: SimpleNamespace) -> None:
@@ -56,4 +63,10 @@ def test_without_telemetry_it_does_not_wait(clock: SimpleNamespace) -> None:
 
 def test_it_does_not_wait_for_ever(clock: SimpleNamespace) -> None:
     wait_until_idle(Telemetry(lambda asked: TelemetryProgress(t_ns=asked, running=1.0)))
-    assert clock.now_ns == IDLE_WAIT_S * S
+    assert clock.now_ns == pytest.approx(IDLE_WAIT_S * S, abs=0.1 * S)
+
+
+def test_without_a_scrape_it_looks_less_often(clock: SimpleNamespace) -> None:
+    telemetry = Telemetry(lambda asked: TelemetryProgress(t_ns=asked, running=1.0), scrapes=False)
+    wait_until_idle(telemetry)
+    assert len(telemetry.labels) == 15

@@ -16,6 +16,9 @@ IDLE_SETTLE_S: Final = 1.0
 IDLE_WAIT_S: Final = 5.0
 """Longest wait after the load for servers without running requests, before the last scrape."""
 
+IDLE_SCRAPE: Final = "idle"
+"""Label of scrapes that look for running requests."""
+
 
 def measure_idle(
     record: RunRecord, telemetry: TelemetryRecorder, when: str, server: RunningServer | None = None
@@ -44,16 +47,19 @@ def measure_idle(
 
 def wait_until_idle(telemetry: TelemetryRecorder) -> None:
     """Wait until the servers report no running requests, so that the last scrape counts every
-    token.
+    token. Each look is a scrape of its own: the values of the last regular one may be older than
+    the end of the load.
     """
     start_ns = now_ns()
     while seconds(now_ns() - start_ns) < IDLE_WAIT_S:
-        time.sleep(0.25)
+        if not telemetry.scrape_now(IDLE_SCRAPE, IDLE_WAIT_S):
+            time.sleep(0.25)
         live = telemetry.latest()
         if live.t_ns is None:
             return
         if live.t_ns > start_ns and not live.running and not live.waiting:
             return
+        time.sleep(0.1)
 
 
 def _reads_power(power: Sequence[Mapping[str, Any]]) -> bool:
