@@ -9,7 +9,7 @@ and fail), and isotonic regression on the search's own probes. `tiers`: probes u
 known within 3 %, over those of the tightest alone (bar: 1.5). `replayed`: whether the recorded
 outcomes, replayed, give the same loads. `ask_s`: one ask after 30 probes (bar: 0.05).
 
-500 seeds take an hour of two cores; the default of 40 fits `make bench`. Prints one JSON object.
+500 seeds take 20 minutes of two cores; the default of 40 fits `make bench`. Prints one JSON object.
 """
 
 import argparse
