@@ -161,7 +161,7 @@ class TestNextLoad:
         assert search(Limits(1, 128, guess=64), [20.0])[:3] == [64, 32, 16]
 
     def test_then_stays_near_the_capacity_in_integers(self) -> None:
-        found = search(LIMITS, [20.0])
+        found = search(Limits(1, 128, precision=0.05), [20.0])
         assert all(load == int(load) and 16 <= load <= 32 for load in found[6:])
         assert len(found) < LIMITS.max_points
 
