@@ -15,6 +15,7 @@ from harness.reduce.over_time.tokens import gaps
 from harness.reduce.read.categorical import Bools
 from harness.reduce.read.expected_gpus import expected_gpus
 from harness.reduce.read.run import Run, gpu_count
+from harness.reduce.read.spill import blocks
 from harness.reduce.statistics.intervals import QUANTILES, Floats, distribution, percentile
 from harness.reduce.windows.measurement_window import StageWindow
 
@@ -45,9 +46,10 @@ class AnsweredRequests:
         start, end = float(np.min(sent)), float(np.max(done))
         self.requests = len(sent)
         self.duration_s = (end - start) * NS if end > start else float("nan")
+        self.concurrency = window.concurrency or _most_in_flight(sent, done)
+        del sent, done  # ten million rows: 160 MB
         self.output_tok = _known_sum(self.column("output_tok"))
         self.input_tok = _known_sum(self.column("input_tok"))
-        self.concurrency = window.concurrency or _most_in_flight(sent, done)
         self.gpus = gpu_count(run)
         self.gpu_name = next((gpu.name for gpu in run.manifest.hardware.gpus), None)
         found = energies(run.power, start, end, expected_gpus(run))
@@ -175,7 +177,11 @@ def _spread(ordered: Floats) -> Distribution:
 
 
 def _most_in_flight(sent: Floats, done: Floats) -> int:
-    """Maximum of starts - ends; it occurs right after some start."""
-    starts = np.sort(sent)
-    ended = np.searchsorted(np.sort(done), starts, side="right")
-    return int(np.max(np.arange(1, len(starts) + 1) - ended))
+    """Maximum of starts - ends; it occurs right after some start. Sorts both."""
+    sent.sort()
+    done.sort()
+    most = 0
+    for rows in blocks(len(sent)):
+        ended = np.searchsorted(done, sent[rows], side="right")
+        most = max(most, int(np.max(np.arange(rows.start + 1, rows.stop + 1) - ended)))
+    return most
