@@ -571,6 +571,20 @@ def test_sessions_and_delays_of_mooncake_lines(tmp_path: Path) -> None:
     assert trace.notes[1].endswith("lora")
 
 
+@pytest.mark.parametrize("rows", [3, 50, 60])
+@pytest.mark.parametrize("step_ms, is_read", [(0.25, False), (100.25, True), (1, True)])
+def test_fractional_times_of_mooncake_lines_are_milliseconds_at_a_plausible_rate(
+    tmp_path: Path, rows: int, step_ms: float, is_read: bool
+) -> None:
+    lines = [mooncake(number * step_ms) for number in range(rows)]
+    requests = open_trace(lines_of(tmp_path / "t.jsonl", *lines)).requests()
+    if is_read:
+        assert list(requests)[-1].t_s == pytest.approx((rows - 1) * step_ms / 1000)
+    else:
+        with pytest.raises(ProfileError, match="1000"):
+            list(requests)
+
+
 @pytest.mark.parametrize("times", [(0.0, 3.0), (12.0, 15.0)])
 def test_subagents_count_from_their_marker_or_the_session(
     tmp_path: Path, times: tuple[float, float]

@@ -1,6 +1,7 @@
 """Formats with one request per line: Azure, BurstGPT, Mooncake, and plain CSV and JSON lines."""
 
 import csv
+import math
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from harness.core.units import human_duration
 from harness.plan.traces.order import Row, in_order
 from harness.plan.traces.records import (
     Clock,
@@ -34,6 +36,12 @@ MOONCAKE_BLOCK_TOK: Final = 512
 """Block length of Mooncake's FAST'25 traces, from their README; it is not in the files."""
 BAILIAN_BLOCK_TOK: Final = 16
 """Block length of Qwen's Bailian traces, from their README."""
+UNIT_ROWS: Final = 50
+"""Rows after which the unit of a trace's times is checked."""
+MAX_FRACTIONAL_PER_S: Final = 100.0
+"""Most requests per second at which fractional times are taken for milliseconds. Traces in seconds
+look a thousand times as fast; Mooncake's own times are whole.
+"""
 MAX_ID_CHARS: Final = 512
 """Longest session or block id."""
 
@@ -111,6 +119,11 @@ class LineFormat(ABC):
     def parse(self, where: str, text: str) -> tuple[float, Fields] | None:
         """Time in seconds and fields of a line; None for a recorded failure, which is left out."""
 
+    def check_unit(self, path: Path, rows: int, span_s: float) -> None:  # noqa: B027 - most formats state it
+        """Raise ProfileError if the unit of the times cannot be the assumed one, by the span of the
+        first rows.
+        """
+
 
 class LineTrace(Trace):
     """A trace with one request per line and one clock. Memory: a window of rows, and an entry per
@@ -150,6 +163,7 @@ class LineTrace(Trace):
         parse = self._format.parse
         skip = self._format.skips_first
         path = self.path
+        rows, first_s, last_s = 0, math.inf, -math.inf
         for number, offset, text in raw_lines(path):
             if skip:
                 skip = False
@@ -161,7 +175,13 @@ class LineTrace(Trace):
                 what = "has a scope, but the first line has none"
                 raise bad(f"{path}:{number}", what, next_step="give every line a scope, or none")
             else:
-                yield parsed[0], number, offset, parsed[1]
+                t_s = parsed[0]
+                rows, first_s, last_s = rows + 1, min(first_s, t_s), max(last_s, t_s)
+                if rows == UNIT_ROWS:
+                    self._format.check_unit(path, rows, last_s - first_s)
+                yield t_s, number, offset, parsed[1]
+        if 1 < rows < UNIT_ROWS:
+            self._format.check_unit(path, rows, last_s - first_s)
 
     def _request(self, t_s: float, number: int, turn: int, fields: Fields) -> TraceRequest:
         return fields.request(t_s, turn, number, f"{self.path}:{number}")
@@ -320,6 +340,7 @@ class MooncakeFormat(LineFormat):
         self._per_s = 1 if self._chats else 1000
         self._block_tok = BAILIAN_BLOCK_TOK if self._chats else MOONCAKE_BLOCK_TOK
         self.knows_sessions = self._chats or "session_id" in first
+        self._fractional = False
         self._roots: dict[str, str] = {}  # chat -> first of its conversation
         unit = "seconds" if self._chats else "milliseconds"
         blocks = first.get("block_size", self._block_tok)
@@ -338,7 +359,9 @@ class MooncakeFormat(LineFormat):
         input_tok = json_tok(where, "input_length", value["input_length"], 1)
         block_tok = json_tok(where, "block_size", value.get("block_size", self._block_tok), 1)
         delay, label = value.get("delay"), value.get("type")
-        return json_seconds(where, "timestamp", value["timestamp"], self._per_s), Fields(
+        timestamp = value["timestamp"]
+        self._fractional |= isinstance(timestamp, float) and not timestamp.is_integer()
+        return json_seconds(where, "timestamp", timestamp, self._per_s), Fields(
             input_tok,
             json_tok(where, "output_length", value["output_length"], 0),
             session_id=self._session(where, value),
@@ -346,6 +369,16 @@ class MooncakeFormat(LineFormat):
             block_tok=block_tok,
             workload_class=label if isinstance(label, str) and label else None,
             gap_s=None if delay is None else json_seconds(where, "delay", delay, self._per_s),
+        )
+
+    def check_unit(self, path: Path, rows: int, span_s: float) -> None:
+        """Fractional times at a rate that only a wrong unit explains."""
+        if self._chats or not self._fractional or rows - 1 <= MAX_FRACTIONAL_PER_S * span_s:
+            return
+        what = f"has {rows} requests within {human_duration(span_s)}, if its times are milliseconds"
+        step = "multiply timestamp and delay by 1000, or write whole milliseconds"
+        raise bad(
+            path, what, cause="its times are fractional: seconds, most likely", next_step=step
         )
 
     def _session(self, where: str, value: Mapping[str, Any]) -> str | None:
