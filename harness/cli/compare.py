@@ -293,18 +293,17 @@ def repeat_series(
     from harness.commands.display import choose_view
     from harness.commands.repeat import allowed_of, run_series, variants_of
     from harness.compare.compare import compare_runs
-    from harness.profile.search import parse_capacity
-    from harness.profile.thresholds import parse_threshold
+    from harness.profile.thresholds import CAPACITY, parse_threshold
     from harness.report.comparison.write import conclude
 
     variants = variants_of(folder)
     stated = [
         *gates,
         *(
-            parse_threshold(text)
+            threshold
             for one in variants
             for text in one.profile.thresholds
-            if parse_capacity(text) is None
+            if (threshold := parse_threshold(text)).metric != CAPACITY
         ),
     ]
     alone = baseline is None and len(variants) == 1

@@ -51,7 +51,8 @@ from harness.core.units import human_duration
 from harness.plan.rng import stream
 from harness.profile.load import load_profile, section_of
 from harness.profile.schema import Profile
-from harness.profile.search import Search, parse_capacity
+from harness.profile.search import Search
+from harness.profile.thresholds import CAPACITY, parse_threshold
 from harness.sweeps.capacity import ProbeRun, Tier, capacity, conditions
 from harness.sweeps.probes import Probe, read_probe, tiers_of
 from harness.sweeps.threshold import Estimate, Found, Limits, estimate, next_load
@@ -312,10 +313,10 @@ def run_search(
 def _failed_thresholds(profile: Profile, found: CapacityFile) -> Iterator[str]:
     """Thresholds on a capacity that is too small, or unknown."""
     for text in profile.thresholds:
-        threshold = parse_capacity(text)
-        if threshold is None:
+        threshold = parse_threshold(text)
+        if threshold.metric != CAPACITY or threshold.statistic is None:
             continue
-        tier = found.tiers[threshold.tier]
+        tier = found.tiers[threshold.statistic]
         value = tier.low if tier.found == Found.BEYOND else tier.load
         if value is None or not threshold.met_by(value):
             yield f"threshold failed: {text}: the capacity is {_short(value)}"

@@ -11,8 +11,7 @@ from harness.artifacts.run_summary import Figure, Summary
 from harness.core.errors import ProfileError
 from harness.core.records import Basis, Severity
 from harness.core.units import human_number
-from harness.profile.search import parse_capacity
-from harness.profile.thresholds import EVERY_STAGE, Threshold, parse_threshold
+from harness.profile.thresholds import CAPACITY, EVERY_STAGE, Threshold, parse_threshold
 
 COLUMNS: Final = ("threshold", "value", "limit", "result", "reason")
 """Headings of `ThresholdResult.row`."""
@@ -58,8 +57,7 @@ def evaluate_thresholds(thresholds: Sequence[str], summary: Summary) -> list[Thr
     return [
         _evaluate(one, summary)
         for text in thresholds
-        if parse_capacity(text) is None
-        for threshold in [_parsed(text)]
+        if (threshold := _parsed(text)).metric != CAPACITY
         for one in threshold.at_stages(names) or (threshold,)
     ]
 
@@ -91,6 +89,8 @@ def value_of(threshold: Threshold, summary: Summary) -> Figure:
     """The value that a threshold names. By the grammar, distributions and only they have a
     statistic.
     """
+    if threshold.metric == CAPACITY:
+        return Figure(None, "", basis=Basis.ABSENT, note="capacities are of searches, not of runs")
     source = summary if threshold.stage is None else summary.stage(threshold.stage)
     if source is None:
         missing = "any stage" if threshold.stage == EVERY_STAGE else f"a stage {threshold.stage}"

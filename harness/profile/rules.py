@@ -22,11 +22,11 @@ from harness.core.network import FROM_ENVIRONMENT
 from harness.core.records import CANARY, Boundary, HeadlineRule, OutputLength
 from harness.profile.distributions import AnyDistribution
 from harness.profile.schema import BUILTIN_MODELS, Profile
-from harness.profile.search import parse_capacity, parse_condition
+from harness.profile.search import parse_condition
 from harness.profile.serving import TorchServer, VllmServer
 from harness.profile.stages import stage_name
 from harness.profile.sweep import axes
-from harness.profile.thresholds import EVERY_STAGE, parse_threshold
+from harness.profile.thresholds import CAPACITY, EVERY_STAGE, Threshold, parse_threshold
 from harness.profile.workloads import Workload
 
 Found: TypeAlias = Iterator[tuple[Path, str, str]]
@@ -537,20 +537,30 @@ def _prometheus(profile: Profile) -> Found:
 
 
 def _threshold_grammar(profile: Profile) -> Found:
-    """Thresholds that do not parse."""
+    """Thresholds that do not parse, or are on capacities that the profile does not search."""
     for index, text in enumerate(profile.thresholds):
         try:
-            if (capacity := parse_capacity(text)) is None:
-                parse_threshold(text)
-            elif profile.search is None:
-                what = f"names the capacity at tier {capacity.tier!r}, but there is no `search`"
-                yield ("thresholds", index), what, "add `search`, or drop it"
-            elif capacity.tier not in (names := [one.name for one in profile.search.tiers]):
-                what = f"the search has no tier {capacity.tier!r}"
-                yield ("thresholds", index), what, f"write one of: {', '.join(names)}"
+            threshold = parse_threshold(text)
+            if threshold.metric == CAPACITY:
+                for what, fix in _capacity_needs(profile, threshold):
+                    yield ("thresholds", index), what, fix
         except ValueError as error:
             fix = "write it as in `ttft_s.p99 < 1.5` or `output_tok_s >= 100`"
             yield ("thresholds", index), str(error), fix
+
+
+def _capacity_needs(profile: Profile, threshold: Threshold) -> Iterator[tuple[str, str]]:
+    tier = threshold.statistic
+    if profile.search is None:
+        yield (
+            f"names the capacity at tier {tier!r}, but there is no `search`",
+            "add `search`, or drop it",
+        )
+    elif tier not in (names := [one.name for one in profile.search.tiers]):
+        yield f"the search has no tier {tier!r}", f"write one of: {', '.join(names)}"
+    if threshold.relative:
+        fix = "compare two searches instead: harness compare SEARCH SEARCH --gate FILE"
+        yield "is relative to a baseline, which a search does not have", fix
 
 
 def _threshold_needs(profile: Profile) -> Found:
@@ -560,8 +570,10 @@ def _threshold_needs(profile: Profile) -> Found:
         try:
             threshold = parse_threshold(text)
         except ValueError:
-            continue  # reported by _threshold_grammar, or of a capacity
+            continue  # reported by _threshold_grammar
         metric = threshold.metric
+        if metric == CAPACITY:
+            continue
         if metric in _NEEDS_SLOS and all(value is None for _, value in profile.slos):
             what = f"{metric} counts requests that meet every SLO, but the profile has no SLOs"
             yield path, what, "add `slos`"

@@ -7,9 +7,7 @@ same as "at least 75% stream faster than 60 tokens per second", which is a TPOT 
 
 import difflib
 import math
-import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -30,15 +28,6 @@ _CONDITION: Final = re.compile(
     r"\s*(?P<metric>[a-z][a-z0-9_]*)(?:\.(?P<statistic>[a-z0-9]+))?\s*(?P<operator><=|>=|<|>)"
     r"\s*(?P<number>\d+\.?\d*|\.\d+)\s*(?P<unit>[a-z]*)\s*"
 )
-_CAPACITY: Final = re.compile(
-    rf"\s*capacity\.(?P<tier>{STAGE_NAME})\s*(?P<operator><=|>=|<|>)\s*(?P<number>\d+\.?\d*|\.\d+)\s*"
-)
-_OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
 _PERCENTILE: Final = re.compile(r"p(\d{1,2})(\d*)")
 _EXAMPLE: Final = "write, for example, 'ttft_s.p95 < 5s' or 'speed_tok_s.p25 > 60'"
 
@@ -122,38 +111,6 @@ def _limit(metric: str, number: str, unit: str) -> float:
     if not (math.isfinite(limit) and limit > 0):
         raise ValueError("the limit must be greater than 0")
     return limit
-
-
-@dataclass(frozen=True, slots=True)
-class CapacityThreshold:
-    """A condition on the capacity at one tier, among the profile's `thresholds`; `harness search`
-    evaluates it.
-    """
-
-    text: str
-    tier: str
-    operator: str
-    limit: float
-
-    def met_by(self, capacity: float) -> bool:
-        """Whether a capacity meets it."""
-        return _OPERATORS[self.operator](capacity, self.limit)
-
-
-def parse_capacity(text: str) -> CapacityThreshold | None:
-    """Parse `capacity.TIER OPERATOR NUMBER`; None if the text names another metric.
-
-    Raises:
-        ValueError: it names a capacity, but is not in the grammar.
-    """
-    if not text.lstrip().startswith("capacity."):
-        return None
-    match = _CAPACITY.fullmatch(text) if len(text) <= 200 else None
-    if match is None:
-        raise ValueError(
-            f"{text[:200]!r} is not capacity.TIER OPERATOR NUMBER; write 'capacity.slo >= 8'"
-        )
-    return CapacityThreshold(text.strip(), match["tier"], match["operator"], float(match["number"]))
 
 
 def _part_of_one(value: object) -> object:

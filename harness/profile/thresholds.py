@@ -7,6 +7,8 @@ The limit is a number with a unit, or a share of a baseline:
 `output_tok_s_per_gpu >= 0.95 * baseline`, `tpot_s.p50 <= baseline + 5%`. Metrics are those of
 `harness.core.metrics`: distributions need a statistic, single values have none. `harness.compare`
 evaluates thresholds.
+
+`capacity.TIER >= 8` is on the capacity that a search found at one of its tiers.
 """
 
 import difflib
@@ -32,12 +34,15 @@ _OPERATORS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge,
 }
 
+CAPACITY: Final = "capacity"
+"""Metric of a search, with its tier in place of a statistic."""
+_CAPACITY: Final = MetricDef(CAPACITY, "Capacity", "sessions", "", "higher")
 STATISTICS: Final = ("mean", "p50", "p90", "p95", "p99", "p999", "max")
 """Statistics of a distribution, as under `latency` in `summary.json`."""
 _NUMBER: Final = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _GRAMMAR: Final = re.compile(
     rf"(?:\s*(?P<stage>{STAGE_NAME}|\*)\s*:)?"
-    r"\s*(?P<metric>[A-Za-z][A-Za-z0-9_]*)(?:@(?P<boundary>[a-z_]+))?(?:\.(?P<statistic>[a-z0-9]+))?\s*(?P<operator><=|>=|==|!=|=<|=>|<|>|=)\s*"
+    r"\s*(?P<metric>[A-Za-z][A-Za-z0-9_]*)(?:@(?P<boundary>[a-z_]+))?(?:\.(?P<statistic>[A-Za-z0-9._-]+))?\s*(?P<operator><=|>=|==|!=|=<|=>|<|>|=)\s*"
     rf"(?:(?P<number>{_NUMBER})\s*(?P<unit>%|[A-Za-z]*)|(?P<relative>[^<>=]*\bbaseline\b[^<>=]*?))\s*"
 )
 _RELATIVE: Final = re.compile(
@@ -65,10 +70,10 @@ class Threshold:
     """One condition on a result.
 
     Attributes:
-        metric: a key of `harness.core.metrics.METRICS`.
+        metric: a key of `harness.core.metrics.METRICS`, or `capacity`.
         boundary: a power boundary other than the summary's first, else None; the summary then has
             the value under `metric@boundary`.
-        statistic: one of `STATISTICS` for a distribution, else None.
+        statistic: one of `STATISTICS` for a distribution, the tier of a capacity, else None.
         stage: name of a load stage, or `*` for every stage; None: the headline stage.
         limit: in the metric's own unit (seconds for `_s`), or the factor on the baseline's value.
         relative: whether the limit is a factor on a baseline.
@@ -126,7 +131,7 @@ def parse_threshold(text: str) -> Threshold:
             f"{text[:_LONGEST]!r} is not [STAGE:] METRIC[.STATISTIC] OPERATOR NUMBER[UNIT]; write,"
             " for example, 'ttft_s.p99 < 1.5' or 'output_tok_s >= 0.95 * baseline'"
         )
-    definition = _metric(match["metric"])
+    definition = _CAPACITY if match["metric"] == CAPACITY else _metric(match["metric"])
     boundary, statistic, symbol = match["boundary"], match["statistic"], match["operator"]
     if symbol not in _OPERATORS:
         raise ValueError(f"{symbol!r} is not an operator; use one of: {', '.join(_OPERATORS)}")
@@ -135,7 +140,10 @@ def parse_threshold(text: str) -> Threshold:
             f"{definition.key} has no boundary {boundary!r}; power and energy have:"
             f" {', '.join(Boundary)}"
         )
-    _check_statistic(definition, statistic)
+    if definition is _CAPACITY:
+        _check_tier(match)
+    else:
+        _check_statistic(definition, statistic)
     relative = match["relative"]
     if relative is None:
         limit = _limit(definition, match["number"], match["unit"])
@@ -160,6 +168,13 @@ def _metric(name: str) -> MetricDef:
     near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.5)
     fix = f"did you mean {' or '.join(near)}?" if near else f"metrics: {', '.join(METRICS)}"
     raise ValueError(f"unknown metric {name!r}; {fix}")
+
+
+def _check_tier(match: re.Match[str]) -> None:
+    if match["statistic"] is None:
+        raise ValueError("a capacity is at a tier; write it as in 'capacity.slo >= 8'")
+    if match["stage"] is not None:
+        raise ValueError("a capacity is of a whole search and has no stage; write 'capacity.slo'")
 
 
 def _check_statistic(definition: MetricDef, statistic: str | None) -> None:
