@@ -20,6 +20,8 @@ from harness.cli.base import (
 from harness.core.errors import ExitCode, HarnessError
 
 if TYPE_CHECKING:
+    from harness.compare.compare import Comparison
+    from harness.compare.sweeps import SweepComparison
     from harness.profile.thresholds import Threshold
     from harness.report.comparison.write import Conclusion
 
@@ -84,7 +86,7 @@ def compare_command(
         list[Path],
         typer.Argument(
             metavar="RUN",
-            help="Run directories, folders of repeats, or two sweeps; the first is the baseline.",
+            help="Runs, folders of repeats, or two sweeps or searches; the first is the baseline.",
         ),
     ],
     allow_mismatch: AllowMismatch = None,
@@ -114,32 +116,45 @@ def compare_command(
     ] = None,
     json_output: Json = False,
 ) -> ExitCode | None:
-    """Compare runs, sets of repeats, or two sweeps, and evaluate gates.
+    """Compare runs, repeats, sweeps or searches, and evaluate gates.
 
-    Points of two sweeps pair by their values.
+    Points of two sweeps pair by their values, capacities of two searches by tier.
     """
     from harness.compare.compare import compare_runs
     from harness.compare.gates import read_gates
     from harness.compare.groups import find_baseline
     from harness.compare.ratios import BOARD_SENSOR_ERROR
-    from harness.compare.sweeps import are_sweeps
-    from harness.report.comparison.write import conclude
+    from harness.compare.sweeps import are_sweeps, compare_sweeps
+    from harness.report.comparison.write import conclude, conclude_comparison
+    from harness.report.sweep.comparison import (
+        sweep_comparison_markdown,
+        sweep_comparison_view,
+        write_sweep_comparison,
+    )
 
     found = find_baseline(baseline) if baseline is not None else None
     sensors = BOARD_SENSOR_ERROR if sensor_error is None else sensor_error
     if are_sweeps(runs if found is None else [found, *runs]):
-        if group_by or gate or junit or github or summary:
-            raise typer.BadParameter(
-                "--group-by, --gate, --junit, --github and --summary are for runs, not for sweeps"
-            )
-        _compare_sweeps(
+        if group_by:
+            raise typer.BadParameter("--group-by is for runs, not for sweeps")
+        swept = compare_sweeps(
             runs if found is None else [found, *runs],
             tuple(allow_mismatch or ()),
-            sensors,
-            report,
-            json_output=json_output,
+            gates=read_gates(gate) if gate is not None else (),
+            sensor_error=sensors,
         )
-        return None
+        text = sweep_comparison_markdown(sweep_comparison_view(swept, charts=False))
+        pages = write_sweep_comparison(swept, report) if report is not None else ()
+        concluded = conclude(
+            swept.gates,
+            text,
+            pages,
+            strict=strict,
+            junit=junit,
+            github=github,
+            summary=summary,
+        )
+        return _print_comparison(swept, text, concluded, json_output=json_output)
     comparison = compare_runs(
         runs,
         tuple(allow_mismatch or ()),
@@ -148,44 +163,27 @@ def compare_command(
         gates=read_gates(gate) if gate is not None else (),
         sensor_error=sensors,
     )
-    concluded = conclude(
+    concluded = conclude_comparison(
         comparison, strict=strict, junit=junit, github=github, summary=summary, report=report
     )
-    return _print_comparison(concluded, json_output=json_output)
-
-
-def _compare_sweeps(
-    sweeps: Sequence[Path],
-    allow_mismatch: Sequence[str],
-    sensor_error: float,
-    report: Path | None,
-    *,
-    json_output: bool,
-) -> None:
-    from harness.artifacts.typed_json import to_json
-    from harness.compare.sweeps import compare_sweeps
-    from harness.report.sweep.comparison import (
-        sweep_comparison_markdown,
-        sweep_comparison_view,
-        write_sweep_comparison,
+    return _print_comparison(
+        comparison, comparison.to_markdown(), concluded, json_output=json_output
     )
 
-    comparison = compare_sweeps(sweeps, allow_mismatch, sensor_error=sensor_error)
-    if json_output:
-        dump(to_json(comparison))
-    else:
-        print(sweep_comparison_markdown(sweep_comparison_view(comparison, charts=False)))
-    for path in () if report is None else write_sweep_comparison(comparison, report):
-        print(path, file=sys.stderr)
 
-
-def _print_comparison(concluded: "Conclusion", *, json_output: bool) -> ExitCode | None:
+def _print_comparison(
+    comparison: "Comparison | SweepComparison",
+    text: str,
+    concluded: "Conclusion",
+    *,
+    json_output: bool,
+) -> ExitCode | None:
     if json_output:
         from harness.artifacts.typed_json import to_json
 
-        dump(to_json(concluded.comparison))
+        dump(to_json(comparison))
     else:
-        print(concluded.comparison.to_markdown())
+        print(text)
     for line in concluded.annotations:
         print(line, file=sys.stderr if json_output else sys.stdout)
     for line in concluded.lines:
@@ -294,7 +292,7 @@ def repeat_series(
     from harness.commands.repeat import allowed_of, run_series, variants_of
     from harness.compare.compare import compare_runs
     from harness.profile.thresholds import CAPACITY, parse_threshold
-    from harness.report.comparison.write import conclude
+    from harness.report.comparison.write import conclude_comparison
 
     variants = variants_of(folder)
     stated = [
@@ -333,10 +331,12 @@ def repeat_series(
         # A run failed, which determines the exit code.
         print(f"not compared: {error}", file=sys.stderr)
         return result.exit_code
-    concluded = conclude(
+    concluded = conclude_comparison(
         comparison, strict=strict, junit=junit, github=github, summary=summary, report=folder
     )
-    code = _print_comparison(concluded, json_output=json_output)
+    code = _print_comparison(
+        comparison, comparison.to_markdown(), concluded, json_output=json_output
+    )
     return result.exit_code or code
 
 

@@ -11,16 +11,19 @@ import numpy as np
 
 from harness.artifacts.run_result import RunResult
 from harness.artifacts.sweep.index import Value, is_sweep
+from harness.compare.capacities import CapacityRatio, capacity_gates, capacity_ratios
 from harness.compare.comparability import (
     Mismatch,
     check_keys,
     identities,
     output_lengths,
 )
+from harness.compare.gates import GateResult
 from harness.compare.groups import Member, RunSet, Treatment, treatments
 from harness.compare.ratios import BOARD_SENSOR_ERROR, CLAIMING, HEADLINE, MIN_REPEATS, Row, rows
 from harness.core.errors import ArtifactError, NotComparableError, ProfileError
 from harness.core.records import Status
+from harness.profile.thresholds import Threshold
 from harness.sweeps.frontier import (
     PAIRS,
     SEED,
@@ -93,6 +96,8 @@ class SweepComparison:
         treatments: properties in which the sweeps may differ on purpose; the varied keys do not
             count.
         only: points that only one side has, or only one has with a result, by label.
+        capacities: of two searches, by tier.
+        gates: on capacities.
     """
 
     sides: tuple[SweepSide, SweepSide]
@@ -102,6 +107,8 @@ class SweepComparison:
     areas: tuple[FrontierRatio, ...]
     only: Mapping[str, tuple[str, ...]]
     notes: tuple[str, ...]
+    capacities: tuple[CapacityRatio, ...] = ()
+    gates: tuple[GateResult, ...] = ()
 
 
 def are_sweeps(paths: Sequence[Path]) -> bool:
@@ -126,6 +133,7 @@ def compare_sweeps(
     paths: Sequence[Path],
     allow_mismatch: Sequence[str] = (),
     *,
+    gates: Sequence[Threshold] = (),
     sensor_error: float = BOARD_SENSOR_ERROR,
 ) -> SweepComparison:
     """Compare a sweep with the first one.
@@ -133,10 +141,11 @@ def compare_sweeps(
     Args:
         paths: folders of two sweeps.
         allow_mismatch: identity keys that may differ within a pair.
+        gates: on the capacities of the second, which are then of searches.
         sensor_error: bound of a GPU sensor's gain error, relative.
 
     Raises:
-        ProfileError: an unknown key, or one sweep twice.
+        ProfileError: an unknown key, one sweep twice, or a gate on no capacity of both.
         ArtifactError: not a sweep, or one without a result.
         NotComparableError: no setting is in both, or an identity key of a pair differs.
     """
@@ -150,6 +159,7 @@ def compare_sweeps(
                 f"{sweep.path} has no point with a result",
                 next_step=f"harness report {sweep.path} lists the reasons",
             )
+    capacities = capacity_ratios(*sweeps)
     paired = _paired(*sweeps)
     sides = [{label: one.runs for label, one in zip(_LABELS, pair, strict=True)} for pair in paired]
     allowed = [
@@ -175,6 +185,8 @@ def compare_sweeps(
         areas=tuple(frontier_ratio(y, x, paired) for y, x in _axes(sweeps)),
         only=_only(sweeps, paired),
         notes=tuple(_notes(sweeps, sides)),
+        capacities=capacities,
+        gates=capacity_gates(gates, capacities, sweeps[1]),
     )
 
 
@@ -306,7 +318,7 @@ def _notes(
         yield f"Some runs are {', '.join(silent)}: no claim is made from them."
 
 
-def area_text(one: FrontierRatio) -> str:
+def ratio_text(one: FrontierRatio | CapacityRatio) -> str:
     """The ratio with its interval."""
     if one.ratio is None:
         return f"— ({one.note})"

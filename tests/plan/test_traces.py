@@ -572,7 +572,7 @@ def test_sessions_and_delays_of_mooncake_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows", [3, 50, 60])
-@pytest.mark.parametrize("step_ms, is_read", [(0.25, False), (100.25, True), (1, True)])
+@pytest.mark.parametrize(("step_ms", "is_read"), [(0.25, False), (100.25, True), (1, True)])
 def test_fractional_times_of_mooncake_lines_are_milliseconds_at_a_plausible_rate(
     tmp_path: Path, rows: int, step_ms: float, is_read: bool
 ) -> None:

@@ -1,6 +1,7 @@
 """Writes a comparison as a page, Markdown and JSON, and its gates for CI."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,6 +10,7 @@ from harness.artifacts.atomic import alone_in, write_bytes, write_json
 from harness.artifacts.typed_json import to_json
 from harness.compare import gate_output
 from harness.compare.compare import Comparison
+from harness.compare.gates import GateResult
 from harness.core.errors import ArtifactError, ExitCode
 from harness.report.comparison.view import ComparisonView, compare_view
 from harness.report.pages import (
@@ -29,13 +31,12 @@ class Conclusion:
     files and failed gates, and the exit code, which is 99 if a gate failed.
     """
 
-    comparison: Comparison
     annotations: tuple[str, ...]
     lines: tuple[str, ...]
     exit_code: ExitCode
 
 
-def conclude(
+def conclude_comparison(
     comparison: Comparison,
     *,
     strict: bool = False,
@@ -44,31 +45,54 @@ def conclude(
     summary: Path | None = None,
     report: Path | None = None,
 ) -> Conclusion:
-    """Write the requested files and evaluate the gates. With `strict`, too few repeats are a
-    failure as well; with `github`, make annotations and append the summary to the file in
-    GITHUB_STEP_SUMMARY. `report` is the folder for the page, Markdown and JSON.
+    """`conclude` for a comparison of runs. `report` is the folder for the page, Markdown and JSON.
 
     Raises:
         ArtifactError: a file cannot be written.
     """
-    lines = []
-    if report is not None:
-        lines += [str(path) for path in write_comparison(comparison, report)]
+    return conclude(
+        comparison.gates,
+        gate_output.summary(comparison, strict=strict),
+        write_comparison(comparison, report) if report is not None else (),
+        strict=strict,
+        junit=junit,
+        github=github,
+        summary=summary,
+    )
+
+
+def conclude(
+    gates: Sequence[GateResult],
+    text: str,
+    written: Sequence[Path],
+    *,
+    strict: bool = False,
+    junit: Path | None = None,
+    github: bool = False,
+    summary: Path | None = None,
+) -> Conclusion:
+    """Write the requested files about gates, and decide the exit code. With `strict`, too few
+    repeats are a failure as well; with `github`, make annotations and append the summary to the
+    file in GITHUB_STEP_SUMMARY. `text` is the Markdown of the summary; `written` are files of the
+    comparison that exist already.
+
+    Raises:
+        ArtifactError: a file cannot be written.
+    """
+    lines = [str(path) for path in written]
     if junit is not None:
-        _write(junit, gate_output.junit(comparison.gates, strict=strict))
+        _write(junit, gate_output.junit(gates, strict=strict))
         lines.append(str(junit))
-    text = gate_output.summary(comparison, strict=strict)
     if summary is not None:
         _write(summary, text)
         lines.append(str(summary))
     page = os.environ.get("GITHUB_STEP_SUMMARY")
     if github and page:
         _append(Path(page), text)
-    failed = [gate for gate in comparison.gates if gate.failed(strict=strict)]
+    failed = [gate for gate in gates if gate.failed(strict=strict)]
     lines += [f"gate failed: {gate_output.sentence(gate)}" for gate in failed]
-    annotations = gate_output.github(comparison.gates, strict=strict) if github else []
+    annotations = gate_output.github(gates, strict=strict) if github else []
     return Conclusion(
-        comparison,
         tuple(annotations),
         tuple(lines),
         ExitCode.THRESHOLD_FAILED if failed else ExitCode.OK,

@@ -7,8 +7,9 @@ from typing import Final
 
 from harness.artifacts.atomic import alone_in, write_bytes, write_json
 from harness.artifacts.typed_json import to_json
+from harness.compare.gates import GateResult
 from harness.compare.ratios import Cell, Row, Word
-from harness.compare.sweeps import SweepComparison, area_text
+from harness.compare.sweeps import SweepComparison, ratio_text
 from harness.report.numbers import DASH, plain
 from harness.report.pages import (
     Drawing,
@@ -31,6 +32,8 @@ class SweepComparisonView:
 
     title: str
     lead: Sequence[str]
+    capacities: Table | None
+    gates: Table | None
     areas: Table
     pairs: Table
     everything: Table
@@ -50,6 +53,8 @@ def sweep_comparison_view(comparison: SweepComparison, *, charts: bool) -> Sweep
     return SweepComparisonView(
         title=f"{sides[1].title} vs. {sides[0].title}",
         lead=list(_lead(comparison)),
+        capacities=_capacities(comparison),
+        gates=_gates(comparison),
         areas=_areas(comparison),
         pairs=_pairs(comparison),
         everything=_everything(comparison),
@@ -71,24 +76,44 @@ def sweep_comparison_view(comparison: SweepComparison, *, charts: bool) -> Sweep
 
 
 def _lead(comparison: SweepComparison) -> Iterator[str]:
+    for one in comparison.capacities:
+        yield f"Capacity at tier {one.tier}, B / A: {ratio_text(one)}."
     count = len(comparison.pairs)
     yield f"{count} point{'' if count == 1 else 's'} of both sweeps with equal values."
     known = [one for one in comparison.areas if one.ratio is not None]
     if known:
         first = known[0]
         title = f"{COLUMN[first.y].title} and {COLUMN[first.x].title}"
-        yield f"Area below the frontier of {title}, B / A: {area_text(first)}."
+        yield f"Area below the frontier of {title}, B / A: {ratio_text(first)}."
     words = [cell.word for pair in comparison.pairs for row in pair.metrics for cell in row.cells]
     for word in (Word.BETTER, Word.WORSE):
         if found := words.count(word):
             yield f"B is significantly {word} in {found} of {len(words)} comparisons of points."
 
 
+def _capacities(comparison: SweepComparison) -> Table | None:
+    rows = [
+        (one.tier, plain(one.a), plain(one.b), ratio_text(one)) for one in comparison.capacities
+    ]
+    head = ("Tier", "A", "B", "B / A")
+    return Table("Capacities, B / A (95% CI)", head, rows) if rows else None
+
+
+_GATE: Final = (6, 2, 3, 4, 7)
+"""Columns of a gate's row: only B has gates, and a search has no minimum detectable effect."""
+
+
+def _gates(comparison: SweepComparison) -> Table | None:
+    rows = [(gate.threshold.text, *(gate.row()[n] for n in _GATE)) for gate in comparison.gates]
+    head = ("Gate", *(GateResult.COLUMNS[n].capitalize() for n in _GATE))
+    return Table("Gates", head, rows, (1, 5)) if rows else None
+
+
 def _areas(comparison: SweepComparison) -> Table:
     rows = [
         (
             f"{COLUMN[one.y].title} and {COLUMN[one.x].title}",
-            area_text(one),
+            ratio_text(one),
             plain(one.points),
         )
         for one in comparison.areas
