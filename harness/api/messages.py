@@ -93,6 +93,10 @@ class Reader(AnswerReader):
             # The whole prompt again: at the start its cached part was separate.
             usage = {key: value for key, value in counted.items() if key != "input_tokens"}
         self.merge(usage)
+        if prompt == 0 and sum(count(counted.get(part)) or 0 for part in _CACHED) == (
+            self._prompt_at_start
+        ):
+            self.usage["input_tokens"] = 0  # a count: the whole prompt of the start was cached
         # The count in message_start does not cover the output; the one at the end does.
         if (tok := count(counted.get("output_tokens"))) is not None:
             self._output_tok = tok or self._output_tok or 0

@@ -544,6 +544,19 @@ def test_a_cached_prompt_stays_whole_at_the_end(end: dict[str, int]) -> None:
     assert (answer.input_tok, answer.cache_read_tok, answer.output_tok) == (20, 16, 8)
 
 
+@pytest.mark.parametrize("parts", [(16, 4), (20, 0), (0, 20)])
+def test_a_prompt_of_whole_blocks_is_not_counted_twice(parts: tuple[int, int]) -> None:
+    """vLLM states the whole prompt at the start, and its cached parts at the end."""
+    read, write = parts
+    first = sse({"type": "message_start", "message": {"usage": {"input_tokens": 20}}})
+    cached = {"cache_read_input_tokens": read, "cache_creation_input_tokens": write}
+    usage = {"input_tokens": 0, "output_tokens": 8, **cached}
+    last = sse({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage})
+    stream = events(Api.MESSAGES)
+    answer = both(Api.MESSAGES, [first, *stream[1:-2], last, stream[-1]])
+    assert (answer.input_tok, answer.cache_read_tok, answer.notes) == (20, read, None)
+
+
 @pytest.mark.parametrize("usage", [[], "none", [{"completion_tokens": 8}]])
 def test_usage_that_is_no_object_is_no_count(api: Api, usage: Any) -> None:
     text = b"".join(events(api))
